@@ -1,7 +1,7 @@
-"""Random changes of training images that leave their classes.
+"""Random changes of training images that keep their classes.
 
 They are drawn for each micro-batch from generators keyed by step and micro-batch, as smoothings are, so neither the
-number of processes nor an interruption changes them. A new one is a class and a row in `AUGMENTATIONS`.
+number of processes nor an interruption changes them. A new augmentation is a class and a row in `AUGMENTATIONS`.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ class Augmentation(Smoothing):
 
 @dataclass(frozen=True)
 class Crop(Augmentation):
-    """Shift every image by up to `padding` pixels in each direction; what comes in is as dark as the darkest pixel.
+    """Shift each image by up to `padding` pixels in each direction; gaps get the smallest pixel value of all images.
 
     Attributes:
-        padding: Pixels in each direction, at most.
+        padding: Largest shift in each direction, in pixels.
     """
 
     name: ClassVar[str] = "crop"
@@ -66,11 +66,11 @@ class Flip(Augmentation):
 
 @dataclass(frozen=True)
 class Erasing(Augmentation):
-    """Overwrite a random rectangle of an image by noise of the images' own mean and deviation [1].
+    """Overwrite a random rectangle of an image by Gaussian noise with the images' mean and standard deviation [1].
 
     Attributes:
-        probability: Probability that an image loses a rectangle.
-        largest: Largest part of the image's area; the smallest is 0.02.
+        probability: Probability that a rectangle of an image is overwritten.
+        largest: Largest share of the image's area that a rectangle covers; the smallest is 0.02.
 
     References:
         [1] Zhong, Zheng, Kang, Li, Yang, "Random erasing data augmentation", AAAI 2020, algorithm 1.

@@ -21,10 +21,10 @@ class Average:
 
     @torch.no_grad()
     def add(self) -> None:
-        """Take the present weights into the mean."""
+        """Add the current weights to the mean."""
         self.n_added += 1
         for name, tensor in self._tensors():
-            # In half precision a mean of hundreds would not move any more.
+            # A half-precision mean of hundreds of tensors would no longer change.
             tensor = tensor.float() if tensor.dtype.itemsize < 4 else tensor
             if name in self._means:
                 self._means[name].lerp_(tensor, 1 / self.n_added)
@@ -33,13 +33,13 @@ class Average:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Give the network the mean; without any step it keeps its weights."""
+        """Give the network the mean; it keeps its weights if none were added."""
         for name, tensor in self._tensors():
             tensor.copy_(self._means.get(name, tensor))
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Give the network the mean for a while; afterwards it has its old bits."""
+        """Give the network the mean within the context; afterwards its weights are restored bit for bit."""
         originals = {name: tensor.clone() for name, tensor in self._tensors()} if self._means else {}
         self.settle()
         try:
@@ -49,11 +49,11 @@ class Average:
                 tensor.copy_(originals.get(name, tensor))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The means by name, not copied; none before the first step."""
+        """Return the means by name, not copied; there are none before the first `add`."""
         return dict(self._means)
 
     def load_state_dict(self, means: Mapping[str, Tensor], n_added: int) -> None:
-        """Go on from what `state_dict` and `n_added` were."""
+        """Restore the results of `state_dict` and `n_added`."""
         self._means = {name: tensor.clone() for name, tensor in means.items()}
         self.n_added = n_added
 

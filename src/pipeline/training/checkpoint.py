@@ -17,10 +17,10 @@ class State:
     """A run between two steps.
 
     Attributes:
-        tensors: Weights and buffers ("model/..."), the optimizer's ("optimizer/...") and K-FAC's
-            ("kfac/..."), and the mean of weights ("average/..."); copies, contiguous, no two share memory.
-        scalars: What JSON can hold: the "identity" of the run, its "step", "seconds", "history" and what else
-            `RunState` holds, and the optimizer's and K-FAC's numbers.
+        tensors: Weights and buffers ("model/..."), the tensors of the optimizer ("optimizer/...") and of K-FAC
+            ("kfac/..."), and the mean of weights ("average/..."). All are contiguous copies that share no memory.
+        scalars: Values that JSON can hold: the "identity" of the run, the fields of `RunState`, and the numbers of the
+            optimizer and of K-FAC.
     """
 
     tensors: dict[str, Tensor]
@@ -80,9 +80,9 @@ def restore_state(
 
 
 def _fold(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Turn a tree of dictionaries, lists and tuples into one that JSON keeps; its tensors go to `tensors` by path.
+    """Make a tree of dictionaries, lists and tuples fit for JSON; its tensors go to `tensors` by path.
 
-    Memory layouts are noted, for products round by them.
+    Strides are kept, because the rounding of products depends on them.
     """
     if isinstance(value, Tensor):
         tensors[path] = value

@@ -17,9 +17,9 @@ def blame_layer(
 ) -> NoReturn:
     """Repeat the passes of a failed step under observation and name the first layer that went wrong.
 
-    That is the first in forward order whose output is not finite; where all outputs are finite, the first
-    in backward order whose output gradient is not; else the first parameter whose gradient is not. All
-    processes raise the same sentence.
+    It is the first layer in forward order whose output is not finite; if all outputs are finite, the first in backward
+    order whose output gradient is not; else the first parameter whose gradient is not. All processes raise the same
+    message.
 
     Raises:
         DivergenceError: Always.
@@ -65,7 +65,7 @@ def blame_layer(
 def require_agreement(model: nn.Module, *, step: int, communicator: Communicator) -> None:
     """Compare checksums of the weights of all processes.
 
-    They compute the same update each; processors of different kinds may round it differently.
+    Every process computes the same update, but processors of different kinds may round it differently.
 
     Raises:
         ConvergenceError: If the sums differ.
@@ -73,7 +73,7 @@ def require_agreement(model: nn.Module, *, step: int, communicator: Communicator
     checksum = torch.zeros(1, dtype=torch.float64, device=next(model.parameters()).device)
     for i, p in enumerate(model.parameters(), start=1):
         checksum += i * p.detach().double().sum()
-    # Sums that are not finite are for the evaluation that follows to find; as zero they agree.
+    # Sums that are not finite count as zero on every process, because the evaluation that follows reports them.
     checksums = torch.cat(communicator.all_gather(checksum)).nan_to_num(0.0, 0.0, 0.0).tolist()
     odd = [rank for rank, theirs in enumerate(checksums) if theirs != checksums[0]]
     if odd:

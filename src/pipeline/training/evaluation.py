@@ -1,4 +1,4 @@
-"""How good a network is."""
+"""Loss and accuracy of a network."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,9 @@ class Evaluation:
     """Figures over all samples.
 
     Attributes:
-        loss: Mean cross-entropy in nats, of hard labels, without any smoothing.
+        loss: Mean cross-entropy with hard labels, without any smoothing, in nats.
         accuracy: Share of samples whose highest score is their label, in [0, 1].
+        n_samples: Number of samples.
         predictions: Class of each sample, shape (n_samples,), int64.
     """
 
@@ -42,12 +43,12 @@ def evaluate(model: nn.Module, samples: Samples, *, communicator: Communicator |
     was_training = model.training
     model.eval()
     for piece in cut(n, n_pieces(n, BATCH)):
-        # Only this piece is read of samples that stay in their file.
+        # Only this piece is read where samples stay in their file.
         images, labels = (
             values[part.start + piece.start : part.start + piece.stop]
             for values in (samples.images, samples.labels)
         )
-        # A copy starts at an aligned address wherever the samples came from, and products round by alignment.
+        # A copy starts at an aligned address wherever the samples came from; the rounding of products depends on that.
         scores = model(images.clone())
         predictions.append(scores.argmax(dim=1))
         totals[0] += functional.cross_entropy(scores, labels, reduction="none").double().sum()

@@ -8,38 +8,38 @@ from pipeline.training.halves import Noise
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """A network after an epoch.
+    """Figures of a network after an epoch.
 
     Attributes:
         epoch: Number of the epoch, from 1.
         steps: Optimizer steps since the start of training.
-        seconds: Time in steps since the start of training, without evaluations and checkpoints; a resumed
-            run goes on counting. The one figure that is not reproducible.
-        objective: Mean over the epoch of the loss that was minimized, smoothing included, as the weights
-            went.
+        seconds: Time in steps since the start of training, without evaluations and checkpoints; a resumed run goes on
+            counting. Only the fields in seconds are not reproducible.
+        objective: Mean over the epoch of the minimized loss, smoothing included, each step's at its own weights.
         train_loss: True loss (no smoothing) after the epoch on a fixed set of training samples, in nats.
-        train_accuracy: Share of these that are classified correctly.
+        train_accuracy: Share of these samples that are classified correctly.
         validation_loss: The same on the held-out samples.
         validation_accuracy: The same on the held-out samples.
-        n_retries: K-FAC's inversions since the start that needed more damping; 0 without K-FAC, as the next two.
-        n_stale: Inversions that failed even so and left the former inverse in place.
+        n_retries: K-FAC's inversions since the start that needed more damping; 0 without K-FAC, like the next two.
+        n_stale: Inversions that failed even then and left the former inverse in place.
         n_skipped: Updates of the factors left out because statistics were not finite.
-        gap: Validation loss minus training loss: the price of not having seen a sample, in nats.
-        step_size: About twice the KL divergence that K-FAC's last step moved the predictions by, after clipping.
+        gap: Validation loss minus training loss, in nats.
+        step_size: About twice the KL divergence between the predictions before and after K-FAC's last, clipped step.
         damping: K-FAC's damping in the last step.
-        factor_age: Steps since K-FAC's factors were updated, the one of the update included.
-        inverse_age: The same of the inverses.
+        factor_age: Steps since K-FAC's factors were updated, including the step of the update.
+        inverse_age: Steps since the factors were inverted, including the step of the inversion.
         gradient_seconds: The part of `seconds` in forward and backward passes, messages included.
         preconditioner_seconds: The part of `seconds` in K-FAC.
-        factor_seconds: The part of `preconditioner_seconds` in factors, their messages and average.
-        inverse_seconds: The part of it in inverses; the rest is the natural gradients'.
+        factor_seconds: The part of `preconditioner_seconds` in the exchange and averaging of factors.
+        inverse_seconds: The part of `preconditioner_seconds` in inversions; the rest is spent on natural gradients.
         evaluation_seconds: Time in evaluations, which `seconds` leaves out.
-        noise_variance: Trace of the covariance of single samples' gradients, a mean over the steps of the epoch; 0
-            unless it was measured. With K-FAC it is in the metric of the inverse Fisher matrix and of its layers.
+        noise_variance: Trace of the covariance of single samples' gradients, averaged over the steps of the epoch; 0
+            unless it was measured. With K-FAC it covers the preconditioned layers, in the metric of the inverse Fisher
+            matrix.
         noise_square: The squared norm of the true gradient in the same metric, estimated without bias: it may be
             negative.
-        layers: After the last epoch, by layer: "pi", the balance by which damping is split, and "trace" and
-            "condition" (with damping) of the factors "A" and "G".
+        layers: After the last epoch, by layer: "trace_A", "condition_A" (with damping) and the same of the other
+            factors, and "pi", the balance by which damping is split between A and G.
     """
 
     epoch: int
@@ -77,17 +77,17 @@ class RunState:
 
     Attributes:
         step: Optimizer steps done.
-        seconds: Time they took.
+        seconds: Time in steps.
         gradient_seconds: The part of `seconds` in forward and backward passes.
         preconditioner_seconds: The part of `seconds` in K-FAC.
         factor_seconds: The part of `preconditioner_seconds` in factors.
         inverse_seconds: The part of `preconditioner_seconds` in inverses.
-        evaluation_seconds: Time in evaluations, beside `seconds`.
+        evaluation_seconds: Time in evaluations, which `seconds` leaves out.
         objective_sum: Loss summed over the samples of the running epoch so far.
-        n_samples: How many these are.
-        noise_variance: Sum over the steps of the running epoch.
-        noise_square: The same of the squared norm of the true gradient.
-        history: The epochs that are done.
+        n_samples: Number of these samples.
+        noise_variance: The estimates of this figure, summed over the steps of the running epoch.
+        noise_square: The same for the squared norm of the true gradient.
+        history: Records of the completed epochs.
     """
 
     step: int = 0
@@ -104,14 +104,14 @@ class RunState:
     history: History = field(default_factory=list)
 
     def add(self, loss: float, n_samples: int, seconds: float) -> None:
-        """Count a step of this mean loss; its parts were timed already."""
+        """Count a step with this mean loss; the times of its parts are added elsewhere."""
         self.step += 1
         self.seconds += seconds
         self.objective_sum += loss * n_samples
         self.n_samples += n_samples
 
     def add_noise(self, noise: Noise) -> None:
-        """Count the noise that a step's batch tells of."""
+        """Add the noise estimated from a step's batch."""
         self.noise_variance += noise.variance
         self.noise_square += noise.square
 
@@ -122,12 +122,12 @@ class RunState:
         self.noise_variance = self.noise_square = 0.0
 
     def to_scalars(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return all fields as values that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_scalars(cls, scalars: dict[str, Any]) -> "RunState":
-        """Invert `to_scalars`; other entries are left aside."""
+        """Invert `to_scalars`; other entries are ignored."""
         own = {name: scalars[name] for name in cls.__dataclass_fields__}
         own["history"] = [EpochRecord(**record) for record in own["history"]]
         return cls(**own)

@@ -1,4 +1,4 @@
-"""Figures of a training as JSON lines or in TensorBoard, from loops of one's own."""
+"""Logs of training figures as JSON lines or in TensorBoard, for training loops of your own."""
 
 import json
 import math
@@ -18,7 +18,7 @@ class ScalarWriter(Protocol):
 def scalars(figures: Any) -> dict[str, float]:
     """Flatten figures, such as those of `KFAC.statistics` or an `EpochRecord`, to numbers by path.
 
-    Names of nested figures are joined by slashes; what is no number is left out.
+    Names of nested figures are joined by slashes; values that are not numbers are left out.
     """
     return dict(
         _scalars(asdict(figures) if is_dataclass(figures) and not isinstance(figures, type) else figures)
@@ -44,15 +44,15 @@ def to_tensorboard(writer: ScalarWriter, step: int, figures: Any) -> None:
 
 
 class JSONLines:
-    """Append figures to a file, one JSON object a line, each written at once.
+    """Append figures to a file, one JSON object per line, each written at once.
 
-    Numbers that are not finite become null, which JSON knows.
+    Numbers that are not finite become null, because JSON lacks them.
 
         with JSONLines("log.jsonl") as log:
             log(step, kfac.statistics())
 
     Args:
-        path: The file; lines that it has stay.
+        path: The file; existing lines are kept.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -46,16 +46,16 @@ def train(
 
     Every process holds the same network and all samples, and takes its share of each batch. The outcome is
     a function of the initial weights, the recipe, the samples and the seed. An interruption does not change it: a run
-    that goes on from a `State` with the same number of processes is bit-equal to one that was never stopped. Another
-    number of processes takes the sums of a step in another order. That changes its gradient by rounding, and training
-    amplifies it step by step: over twenty steps of a small network by less than 1e-5 of the weights, as
-    tests/mpi/test_training_processes.py checks, over many steps without a bound.
+    that goes on from a `State` with the same number of processes is bit-equal to one that was never stopped. With
+    another number of processes the sums of a step are taken in another order, so its gradient is rounded differently.
+    Training amplifies the difference step by step: over twenty steps of a small network it stays below 1e-5 of the
+    weights, as tests/mpi/test_training_processes.py checks; over many steps it has no bound.
 
     Args:
         model: Left in evaluation mode with the final weights.
-        training: Visited in a new random order every epoch.
-        validation: Held-out samples, only measured on.
-        seed: Non-negative; decides orders and smoothing, not the initial weights.
+        training: Training samples, visited in a new random order every epoch.
+        validation: Held-out samples, used only for measurement.
+        seed: Non-negative seed of the order of samples and of smoothing; the initial weights do not depend on it.
         state: The checkpoint to go on from; it replaces the model's own weights.
         on_checkpoint: Called on all processes with the state after every `checkpoint_steps` steps.
         checkpoint_steps: Zero for no checkpoints.
@@ -63,7 +63,7 @@ def train(
             trained parameters whose gradients it leaves as they are.
         on_epoch: Called on all processes after each epoch, before a checkpoint of the same step.
         on_step: Called on all processes with steps done, steps in all and the loss of the step.
-        interrupted: Asked after every step; once it says yes on any process, all stop after a last checkpoint.
+        interrupted: Called after every step; once it returns True on any process, all stop after a last checkpoint.
 
     Returns:
         One record per epoch, from the first even if resumed.
@@ -72,7 +72,8 @@ def train(
         ConfigError: If the batches do not suit samples and processes, or the state is that of another run.
         ConvergenceError: If a loss or a gradient is not finite; step and layer are named. Also if processes
             no longer hold the same weights at the end of an epoch.
-        Interrupted: If `interrupted` said so and steps were left to do; all processes raise it.
+        Interrupted: If `interrupted` returned True and steps were left to do; all processes raise it.
+        ValueError: If a label is out of range for the network's classes.
     """
     communicator = communicator or Serial()
     steps = plan(recipe, n_samples=len(training), n_processes=communicator.size)
@@ -158,7 +159,7 @@ def train(
             scalars = {"identity": identity, **progress.to_scalars()}
             on_checkpoint(capture_state(model, optimizer, kfac, average, scalars))
         if stops:
-            # The first process to exit ends the others: none may while another still writes.
+            # The first process to exit ends the others, so none may exit while another still writes.
             communicator.barrier()
             raise Interrupted(f"stopped on request after step {progress.step} of {steps.n_steps}")
     if kfac is not None:
@@ -170,7 +171,7 @@ def train(
 
 
 def _noise(halves: Halves, model: nn.Module, kfac: KFAC | None) -> Noise:
-    """What a batch tells of noise, in the metric in which the optimizer's step is the gradient."""
+    """Estimate gradient noise from a batch, in the metric in which the optimizer's step is the gradient."""
     if kfac is not None:
         return halves.noise_of_squares(*kfac.squares)
     return halves.noise({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -223,7 +224,7 @@ def _measure(
 
 
 def _figures(kfac: KFAC, *, last: bool) -> dict[str, Any]:
-    """What a record tells of the preconditioner; of its layers only at the end, for that costs their eigenvalues."""
+    """Return a record's figures of K-FAC; those of layers only at the end, because they cost eigenvalues."""
     names = ("n_retries", "n_stale", "n_skipped", "step_size", "damping", "factor_age", "inverse_age")
     figures: dict[str, Any] = {name: getattr(kfac, name) for name in names}
     if last:
@@ -235,7 +236,7 @@ def _figures(kfac: KFAC, *, last: bool) -> dict[str, Any]:
                 for key in ("trace", "condition")
             }
             if "A" in matrices and "G" in matrices:
-                # Damping is split as pi times and by pi.
+                # The root of the damping is multiplied by pi for A and divided by pi for G.
                 known["pi"] = math.sqrt(matrices["A"]["damping"] / matrices["G"]["damping"])
             figures["layers"][name] = known
     return figures

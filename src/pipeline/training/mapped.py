@@ -12,8 +12,8 @@ from torch import Tensor
 class MappedImages:
     """Pixels of a memory-mapped array, normalized when they are read.
 
-    Behaves as the tensor of all normalized images does when it is indexed. Each process reads no more than its own
-    micro-batches, and processes of one node share the pages that the system keeps.
+    Indexing works as for the tensor of all normalized images. Each process reads no more than its own micro-batches,
+    and processes of one node share the pages that the system keeps.
 
     Attributes:
         pixels: Shape (n, h, w) or (n, c, h, w), uint8, best mapped from a file.
@@ -33,7 +33,7 @@ class MappedImages:
     def __getitem__(self, chosen: Tensor | slice) -> Tensor:
         """Read images: shape (n chosen, c, h, w), float32."""
         index = chosen.cpu().numpy() if isinstance(chosen, Tensor) else chosen
-        # What is mapped from a file is read-only, which torch cannot express: copy.
+        # Copy: arrays mapped from a file are read-only, and torch has no read-only tensors.
         part = torch.from_numpy(np.array(self.pixels[index])).to(self.device, torch.float32)
         normalized = (part - self.mean) / self.std
         return normalized.unsqueeze(1) if normalized.ndim == 3 else normalized

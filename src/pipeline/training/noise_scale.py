@@ -1,10 +1,10 @@
-"""The batch from which a method loses, predicted from the noise of its gradients at a small one.
+"""The critical batch size of a method, predicted from the noise of its gradients at a small batch size.
 
 Where single samples' gradients have mean G and covariance S, the noise scale is B = tr(S) / |G|^2, and a step of a
-batch b makes 1 / (1 + B / b) of the progress that a step without noise would [1, equation 2.6]. B changes as training
-goes. Its steps, counted as steps without noise, are s = sum 1 / (1 + B / b), and a batch so small that noise is all
-that it sees would have needed e = sum B / (1 + B / b) samples for the same progress [1, appendix D]. The critical batch
-is e / s: a batch of that size needs twice the samples of a small one, and twice the steps of a very large one.
+batch b makes 1 / (1 + B / b) of the progress that a step without noise would [1, equation 2.6]. B changes during
+training. The run makes the progress of s = sum 1 / (1 + B / b) steps without noise, for which a very small batch would
+need e = sum B / (1 + B / b) samples [1, appendix D]. The critical batch size is e / s: a batch of that size needs twice
+the samples of a very small one, and twice the steps of a very large one.
 
 References:
     [1] McCandlish, Kaplan, Amodei et al., "An empirical model of large-batch training", 2018, arXiv:1812.06162.
@@ -22,10 +22,10 @@ def noise_scale(noise: Noise) -> float:
 
 
 def critical_batch(phases: Iterable[tuple[int, Noise]], batch_size: float) -> float:
-    """Return the batch that needs twice the samples of a small one.
+    """Return the batch size that needs twice the samples of a very small one.
 
     Args:
-        phases: Steps and the noise in them, for each part of training.
+        phases: Number of steps and their noise, for each part of training.
         batch_size: Samples of each of these steps.
 
     Returns:

@@ -16,39 +16,38 @@ from pipeline.training.randomness import Purpose, generator
 from pipeline.training.sampling import Samples, cut, n_pieces
 from pipeline.training.smoothing import Smoothing
 
-# Of half-precision losses, so that small gradients do not vanish. Each step starts from the first again and takes
-# the next one where gradients overflow, so that there is no state to keep.
+# Scales of half-precision losses, which keep small gradients from underflow. Each step starts with the first scale and
+# takes the next one if gradients overflow, so there is no state to keep.
 LOSS_SCALES = (2.0**10, 2.0**4, 2.0**-2)
 
 
 class Objective:
     """The mean cross-entropy of a batch under smoothings, and its gradient.
 
-    A batch is cut into micro-batches, which are dealt to the processes in turn. Each passes through the
-    network as a sum over samples, so gradients and Kronecker statistics are those of single samples; what
-    all processes found is added up once per batch and divided by the number of samples. Sums over
-    micro-batches are taken in double precision: then their order, which is all that differs between numbers
-    of processes, shows in the single-precision mean only where it rounds the other way by chance. Training
-    is chaotic; sums in single precision drift apart by 1e-4 of the weights within 20 steps.
+    A batch is cut into micro-batches, which are dealt to the processes in turn. The loss of a micro-batch is a sum over
+    its samples, so gradients and Kronecker statistics are those of single samples; the results of all processes are
+    summed once per batch and divided by the number of samples. Sums over micro-batches are taken in double precision:
+    their order, which depends on the number of processes, then rarely changes the single-precision mean. Training is
+    chaotic: with sums in single precision, weights drift apart by 1e-4 of their size within 20 steps.
 
     Running statistics of batch normalization move once per batch, by the mean of the moves that its
     micro-batches would make from the same start.
 
     Args:
-        model: Its gradients and running statistics are written.
+        model: The network, whose gradients and running statistics are written.
         training: All training samples, on every process.
         batches: The indices of the samples of each step, the same on all processes.
-        n_classes: How many scores the network gives.
-        smoothing: Applied in order.
-        micro_batch: The most samples of one pass.
+        n_classes: Number of the network's scores for a sample.
+        smoothing: Smoothings and augmentations, applied in order.
+        micro_batch: Largest number of samples in one pass.
         seed: Seed of the random numbers of smoothings.
         communicator: The processes that train together.
-        kfac: Told of passes that only explore, of scales and of scores.
-        precision: One of `PRECISIONS`: of activations and their gradients; weights stay as they are.
-        in_halves: Whether `halves` is wanted. A batch is then cut into two micro-batches at least.
+        kfac: The preconditioner. It gets loss scales and scores, and is paused during passes that only explore.
+        precision: Type of activations and their gradients, one of `PRECISIONS`; weights keep theirs.
+        in_halves: Whether `halves` is wanted. A batch is then cut into at least two micro-batches.
 
     Attributes:
-        halves: What the gradients of the halves of the last batch differ by, if wanted. The first half of the
+        halves: Difference between the gradients of the two halves of the last batch, if wanted. The first half of the
             micro-batches is the first half of the batch.
     """
 
@@ -84,7 +83,7 @@ class Objective:
         self._statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         tensors = [*self._weights.values(), *self._statistics]
         self._n_sums = 1 + sum(tensor.numel() for tensor in tensors)
-        # Of batch normalizations; other buffers of whole numbers, indices and masks, are as the model leaves them.
+        # Counters of batch normalizations; other integer buffers, such as indices and masks, are left to the model.
         counts = [getattr(module, "num_batches_tracked", None) for module in model.modules()]
         self._counters = [count for count in counts if isinstance(count, Tensor)]
 
@@ -92,7 +91,7 @@ class Objective:
         """Compute the gradient of a step into the parameters' `grad`, and return its loss.
 
         Args:
-            step: Number of the step, from 0; it decides samples and random numbers.
+            step: Number of the step, from 0; it determines samples and random numbers.
             done: The part of training that is done, in [0, 1).
 
         Raises:
@@ -150,9 +149,9 @@ class Objective:
         return float(total) / len(self._batches(step))
 
     def _sums(self, step: int, done: float, starts: Sequence[Tensor], scale: float) -> Tensor:
-        """Add up loss, gradients and moves of running statistics over all micro-batches of all processes.
+        """Sum loss, gradients and moves of running statistics over all micro-batches of all processes.
 
-        One row for each half of the batch, or one of all of it.
+        The result has one row for each half of the batch if `in_halves`, else one row for all of it.
         """
         n_halves = 2 if self._in_halves else 1
         sums = torch.zeros(n_halves, self._n_sums, dtype=torch.float64, device=self._device)
@@ -170,7 +169,7 @@ class Objective:
         return sums
 
     def _apart(self, step: int, sums: Tensor) -> Halves:
-        """What the halves differ by, of their sums."""
+        """Return the difference between the two halves from their sums."""
         n_pieces = self._n_micro_batches(step)
         sizes = [0, 0]
         for number, piece in enumerate(cut(len(self._batches(step)), n_pieces)):
@@ -184,7 +183,7 @@ class Objective:
         return Halves((sizes[0], sizes[1]), difference)
 
     def _gradients(self) -> list[Tensor]:
-        """All gradients; zero where a weight was not used."""
+        """Return all gradients; those of unused weights are zero."""
         for p in self._weights.values():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -210,7 +209,7 @@ class Objective:
     def _smoothed(
         self, indices: Tensor, *, step: int, number: int, done: float
     ) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
-        """Images and targets of a micro-batch as smoothings change them, and displacements of the weights."""
+        """Return the smoothed images and targets of a micro-batch, and displacements of the weights."""
 
         def former(age: int) -> tuple[Tensor, Tensor] | None:
             if age > step or number >= self._n_micro_batches(step - age):
@@ -251,7 +250,7 @@ class Objective:
     def _climb(
         self, smoothing: Smoothing, images: Tensor, targets: Tensor, rng: np.random.Generator
     ) -> dict[str, Tensor]:
-        """Let a smoothing explore by a pass of its own, which leaves no trace."""
+        """Return a smoothing's displacement of the weights from an extra pass, which leaves no trace."""
         kept = [buffer.clone() for buffer in (*self._statistics, *self._counters)]
         with self._kfac.paused() if self._kfac is not None else nullcontext():
             explored = smoothing.explore(self._losses(images, targets)[0], rng)
@@ -261,7 +260,7 @@ class Objective:
         return smoothing.climb({name: self._weights[name].detach() for name in found}, found)
 
     def _losses(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Pass a micro-batch: each sample's loss, and the scores."""
+        """Pass a micro-batch through the network; return each sample's loss, and the scores."""
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             scores = self._model(images)
         full = scores.float() if scores.dtype.itemsize < 4 else scores
@@ -275,7 +274,7 @@ def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
 
 @contextmanager
 def displaced(weights: Mapping[str, Tensor], displacements: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
-    """Add displacements to the weights for a while; afterwards they have their old bits."""
+    """Add displacements to the weights within the context; afterwards the weights are restored bit for bit."""
     names = {name for displacement in displacements for name in displacement}
     originals = {name: weights[name].detach().clone() for name in names}
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""Optimizers by name; K-FAC stands in front of the first of them.
+"""Optimizers by name; K-FAC preconditions gradients for the first of them, SGD.
 
-Each is a frozen dataclass of its options that builds a torch optimizer over two groups of parameters: weight matrices,
-and what is one-dimensional (biases and normalizations), which is not decayed. A new one is a class and a row in
-`OPTIMIZERS`.
+Each is a frozen dataclass of its options that builds a torch optimizer. Most have two groups of parameters: weight
+matrices, and one-dimensional parameters (biases and normalizations), which have no weight decay. A new optimizer is a
+class and a row in `OPTIMIZERS`.
 """
 
 from collections.abc import Iterator
@@ -31,12 +31,12 @@ class HasMean(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What every optimizer is told.
+    """The options of every optimizer.
 
     Attributes:
         lr: Peak learning rate, reached after the warm-up.
-        momentum: Decay of the mean of gradients.
-        weight_decay: Pull of weight matrices towards zero; biases and normalizations are left alone.
+        momentum: Decay of the moving average of gradients.
+        weight_decay: Weight decay of weight matrices; biases and normalizations have none.
     """
 
     name: ClassVar[str]
@@ -77,8 +77,8 @@ class LARS(Optimizer):
     """Gradient descent with momentum and a rate for each layer from the norms of weights and gradients [1].
 
     Attributes:
-        trust: Part of a weight matrix's norm that a step of rate one has. Biases step by the rate itself, which must
-            suit them.
+        trust: Norm of a step at rate 1, relative to the norm of the weight matrix. Biases use the rate itself, which
+            must suit them.
 
     References:
         [1] You, Gitman, Ginsburg, "Large batch training of convolutional networks", 2017, arXiv:1708.03888.
@@ -99,7 +99,7 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay.
 
     Attributes:
-        second_moment: Decay of the mean of squared gradients.
+        second_moment: Decay of the moving average of squared gradients.
     """
 
     name: ClassVar[str] = "adamw"
@@ -108,7 +108,7 @@ class AdamW(Optimizer):
 
     @property
     def betas(self) -> tuple[float, float]:
-        """Momentum and second moment as Adam and its kin want them."""
+        """The decays of both moving averages, as Adam takes them."""
         return self.momentum, self.second_moment
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -117,7 +117,7 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class LAMB(AdamW):
-    """Adam with steps of the size of each layer's weights [1].
+    """Adam with each layer's step scaled to the norm of its weights [1].
 
     References:
         [1] You et al., "Large batch optimization for deep learning", ICLR 2020.
@@ -128,8 +128,8 @@ class LAMB(AdamW):
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         from pytorch_optimizer import Lamb
 
-        # The step has the norm of the weights already: corrected for the bias of the moments, as the library does
-        # it by default, the first steps would be ten times that.
+        # The step has the norm of the weights already. With the library's default correction for the bias of the
+        # moments, the first steps would be ten times as long.
         return Lamb(self.groups(model), self.lr, betas=self.betas, adam_debias=True)
 
 
@@ -137,7 +137,7 @@ class LAMB(AdamW):
 class Muon(Optimizer):
     """Orthogonalized momentum for hidden weights [1], AdamW for the rest.
 
-    Hidden steps are scaled to the size of AdamW's [2], so that both share one rate.
+    Steps of hidden weights are scaled to the size of AdamW's [2], so that both can use one learning rate.
 
     References:
         [1] Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
@@ -170,10 +170,10 @@ class Muon(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class SOAP(AdamW):
-    """Adam in the eigenbasis of Shampoo's factors [1]. The first step only looks.
+    """Adam in the eigenbasis of Shampoo's factors [1]. The first step moves no weights.
 
     Attributes:
-        second_moment: Decay of squared gradients and factors.
+        second_moment: Decay of the moving averages of squared gradients and of factors.
 
     References:
         [1] Vyas et al., "SOAP: improving and stabilizing Shampoo using Adam", ICLR 2025.
@@ -191,10 +191,10 @@ class SOAP(AdamW):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFree(Optimizer):
-    """Gradient descent that needs no decay of its rate, for it ends with a mean of its iterates [1].
+    """Gradient descent that needs no decay of its rate, because it ends with a mean of its iterates [1].
 
-    Gradients are taken between the last iterate and the mean; the mean is what is measured and kept. It wants the
-    schedule "constant". Running statistics of batch normalization are those of the points where gradients were taken.
+    Gradients are taken between the last iterate and the mean; the mean is evaluated and kept. The schedule must be
+    "constant". Running statistics of batch normalization are those of the points where gradients were taken.
 
     Attributes:
         momentum: Where gradients are taken: 0 is at the last iterate, 1 at the mean.
@@ -222,7 +222,7 @@ class SecondOrder(KFACSettings, SGD):
 
 @dataclass(frozen=True, kw_only=True)
 class FOP(SecondOrder):
-    """K-FAC whose gradient keeps what the two halves of a batch disagree on (Fisher-orthogonal projection)."""
+    """K-FAC with the difference between two halves of a batch in its gradient (Fisher-orthogonal projection)."""
 
     name: ClassVar[str] = "fop"
 
@@ -237,13 +237,13 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 #: The methods that precondition by K-FAC, in front of gradient descent with momentum.
 SECOND_ORDER: dict[str, type[SecondOrder]] = {kind.name: kind for kind in (SecondOrder, FOP)}
 
-#: All that a run may be trained by.
+#: All methods that can train a run.
 METHODS: dict[str, type[Optimizer]] = {**OPTIMIZERS, **SECOND_ORDER}
 
 
 @contextmanager
 def at_mean(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Give the network the weights that an optimizer would end with, for a while; afterwards it has its old bits."""
+    """Give the network the optimizer's final weights within the context; afterwards they are restored bit for bit."""
     if not isinstance(optimizer, HasMean):
         yield
         return
@@ -266,7 +266,7 @@ def settle(optimizer: torch.optim.Optimizer) -> None:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:
-    """Give every group this rate and this momentum, or first moment."""
+    """Set the learning rate, and the momentum or first beta, of every group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
         if "momentum" in group:

@@ -1,4 +1,4 @@
-"""Which learning rates a network can be trained with: a short run in which the rate grows until the loss does."""
+"""Learning-rate range test: a short run in which the rate grows until the loss rises."""
 
 import copy
 import math
@@ -20,8 +20,8 @@ class RangeTest:
     Attributes:
         rates: The learning rates of the steps that were taken.
         losses: A moving average of the losses before these steps.
-        steepest: The rate at which it fell fastest per decade: a good peak rate. None if it never fell.
-        largest: The rate at which it was lowest; larger ones do harm.
+        steepest: The rate at which this average fell fastest per decade, a good peak rate; None if it never fell.
+        largest: The rate at which this average was lowest; larger rates do harm.
     """
 
     rates: tuple[float, ...]
@@ -39,18 +39,18 @@ def learning_rate_range_test(
     highest: float = 10.0,
     n_steps: int = 100,
 ) -> RangeTest:
-    """Let the rate grow by equal ratios from step to step and watch the loss [1, section 3.3].
+    """Increase the rate geometrically from step to step and record the loss [1, section 3.3].
 
-    It ends early where the mean loss exceeds four times the lowest one, or is not finite. Network and optimizer
-    then are as they were. All groups of parameters get the same rate.
+    The test ends early if the average loss exceeds four times its minimum or is not finite. Network and optimizer are
+    restored at the end. All groups of parameters get the same rate.
 
     Args:
         model: The network, in training mode.
-        optimizer: Any of torch's interface, a `KFACOptimizer` too.
+        optimizer: Any torch optimizer, also a `KFACOptimizer`.
         loss_of: Computes the loss of a step, counted from 0, on a batch of its own.
         lowest: The first rate.
         highest: The last rate.
-        n_steps: The most steps.
+        n_steps: Largest number of steps.
 
     Raises:
         ValueError: If the rates do not grow or there are fewer than two steps.

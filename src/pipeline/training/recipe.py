@@ -27,7 +27,7 @@ class Recipe:
     number of processes. With fewer micro-batches than processes, some processes idle.
 
     Attributes:
-        optimizer: A key of `OPTIMIZERS`; or "kfac" or "fop": "sgd" after preconditioning.
+        optimizer: A key of `OPTIMIZERS`, or "kfac" or "fop", which precondition the gradients for "sgd".
         lr: Option of the optimizer, as `momentum`, `weight_decay`, `second_moment` and `trust` are; see its class.
         batch_size: Samples of one step, at most, over all processes.
         epochs: Passes over the training images.
@@ -38,10 +38,10 @@ class Recipe:
         kfac: Settings of K-FAC, for the optimizers "kfac" and "fop" and only for them.
         schedule: Decay of the learning rate after the warm-up.
         coupled_momentum: Let momentum fall with the learning rate.
-        rescaled_weights: Keep the norm of weights that batch normalization follows.
+        rescaled_weights: Keep the norm of weights that are followed by batch normalization.
         n_measured: Number of training samples, the first ones, on which training loss and accuracy are measured.
         precision: Type of activations and their gradients, where autocasting lowers it; weights stay at float32.
-        noise_scale: Measure the gradient noise scale by the two halves of every batch.
+        noise_scale: Measure the gradient noise scale from the two halves of every batch.
     """
 
     optimizer: str
@@ -96,7 +96,7 @@ class Recipe:
 
     @property
     def first_order(self) -> Optimizer:
-        """The first-order optimizer, with those of the options that it takes."""
+        """The first-order optimizer, with the options that it takes."""
         kind = OPTIMIZERS[self.optimizer if self.kfac is None else "sgd"]
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 

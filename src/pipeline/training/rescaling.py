@@ -1,4 +1,4 @@
-"""Weights of normalized layers keep their length."""
+"""Rescaling of the weights of normalized layers to a constant norm."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ EPSILON = 1e-9
 
 
 def scale_free_weights(model: nn.Module) -> list[Tensor]:
-    """Find the weights whose length does not matter: of layers without bias that batch normalization follows.
+    """Find the weights whose norm does not matter: those without a bias that are followed by batch normalization.
 
-    Followed means: in the order in which the network lists its layers, as all networks here do.
+    A layer is followed by the next in the network's list of layers, which is the order of calls in all networks here.
     """
     layers = [module for module in model.modules() if not any(module.children())]
     return [
@@ -30,8 +30,8 @@ def scale_free_weights(model: nn.Module) -> list[Tensor]:
 def rescale(weights: Sequence[Tensor]) -> None:
     """Give each weight the norm sqrt(2 n_outputs) again, which He's initialization gives it on average [1, eq. 14].
 
-    What the network computes stays; but the longer such weights grow, the less a step turns them, so that their
-    rate would fall by itself.
+    The network's outputs do not change. Without rescaling these weights would grow, and each step would turn them less,
+    as with a falling rate.
 
     References:
         [1] Osawa, Tsuji, Ueno, Naruse, Yokota, Matsuoka, "Large-scale distributed second-order optimization using

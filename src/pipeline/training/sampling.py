@@ -1,7 +1,7 @@
 """Which samples a step sees: epochs cut into batches, batches into micro-batches, micro-batches dealt to
 processes.
 
-None of it depends on the number of processes but the dealing.
+Only the dealing depends on the number of processes.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ class Samples:
     """Labelled images.
 
     Attributes:
-        images: Shape (n, c, h, w), normalized, floating point; or what yields such when indexed.
+        images: Shape (n, c, h, w), normalized, floating point; or `MappedImages`, which yield such tensors when
+            indexed.
         labels: Shape (n,), int64, from 0.
     """
 
@@ -38,7 +39,7 @@ class Samples:
 
 
 def n_pieces(n: int, size: int) -> int:
-    """How few pieces of at most `size` hold `n` things."""
+    """Return the smallest number of pieces of at most `size` that hold `n` things."""
     return -(-n // size)
 
 

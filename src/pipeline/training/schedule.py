@@ -71,9 +71,9 @@ def learning_rate(step: int, n_steps: int, *, peak: float, n_warmup: int, schedu
 
 
 def coupled_momentum(lr: float, *, momentum: float, peak: float) -> float:
-    """Return the momentum that falls with the rate: the ratio of the two stays that of their peaks [1, section 5.2].
+    """Return the momentum that falls in proportion to the rate [1, section 5.2].
 
-    Late small steps then do not go on in the direction of early large ones.
+    Late small steps then do not continue in the direction of early large ones.
 
     References:
         [1] Osawa, Tsuji, Ueno, Naruse, Yokota, Matsuoka, "Large-scale distributed second-order optimization using

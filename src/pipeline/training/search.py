@@ -1,8 +1,8 @@
 """Trials of a method: options drawn from ranges, the same way for every method.
 
 The points are those of a Sobol sequence, shifted by a random vector modulo one, so that few trials cover the ranges
-evenly [1]. An option is drawn evenly in its logarithm; one that is a decay, such as momentum, in the logarithm of what
-it is short of one. Methods that are searched with the same seed and the same number of options get the same points.
+evenly [1]. An option is drawn uniformly in its logarithm; a decay d, such as momentum, is drawn uniformly in the
+logarithm of 1 - d. Methods that are searched with the same seed and the same number of options get the same points.
 
 References:
     [1] Bousquet, Gelly, Kurach, Teytaud, Vincent, "Critical hyper-parameters: no random, no cry", 2017,
@@ -21,7 +21,7 @@ from pipeline.training.optimizers import Optimizer
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.smoothing import Smoothing
 
-#: By option: "lr" is the optimizer's, "mixup.alpha" that of a smoothing.
+#: Bounds by option, such as "lr" of the optimizer or "mixup.alpha" of a smoothing.
 Ranges = Mapping[str, tuple[float, float]]
 SearchedValues = Mapping[str, float]
 
@@ -31,12 +31,12 @@ def drawn(ranges: Ranges, n_trials: int, *, seed: int, optimizer: Optimizer) -> 
 
     Args:
         ranges: Positive bounds by option.
-        n_trials: How many.
+        n_trials: Number of trials.
         seed: Seed of the shift of the sequence.
         optimizer: The optimizer that the options belong to.
     """
     n_options = len(ranges)
-    # SciPy has the same sequence; to import its statistics for it would slow every plan of a study down.
+    # SciPy has the same sequence, but importing scipy.stats would slow down every plan of a study.
     engine = SobolEngine(n_options)  # type: ignore[no-untyped-call]
     points = engine.draw(n_trials, dtype=torch.float64).numpy()
     shifted = (points + generator(seed, Purpose.SEARCH).random(n_options)) % 1.0

@@ -20,27 +20,31 @@ class KFACSettings:
 
     Attributes:
         damping: Tikhonov damping of each layer's Fisher matrix, split between its two factors by their traces.
-        damping_rule: How damping moves during training. "scheduled": geometrically to `final_damping`; "adaptive": by
-            Levenberg's and Marquardt's rule.
+        damping_rule: How damping changes during training. "scheduled": geometrically to `final_damping`; "adaptive": by
+            the Levenberg-Marquardt rule.
         final_damping: Where scheduled damping ends.
-        factor_decay: Weight of the past in the moving average of the Kronecker factors; the first steps average
-            plainly.
+        factor_decay: Weight of the past in the moving average of the Kronecker factors; the first updates form a plain
+            mean.
         factor_interval: Steps between updates of the factors.
         inverse_interval: Steps between inversions of the factors.
-        adaptive_change: Intervals double while factors move by less than this share, else halve; 0: fixed.
-        kl_clip: Bound on lr^2 u'g of a step, about twice its KL divergence; larger steps are scaled down. 0: none.
+        adaptive_change: Relative change of the factors below which intervals double, and else halve; 0: fixed
+            intervals.
+        kl_clip: Bound on lr^2 u'g of a step, for the gradient g and the natural gradient u: about twice the step's KL
+            divergence. Larger steps are scaled down; 0: no bound.
         sample_fraction: Part of each batch that the factors are computed from.
-        fisher: The gradients that factors are made of. "empirical": those of the labels; "monte_carlo": those of one
-            class per sample drawn from the network's own prediction.
+        fisher: The gradients from which factors are computed. "empirical": those of the labels; "monte_carlo": those of
+            one class per sample drawn from the network's own prediction.
         ekfac: Whether to correct the eigenvalues of the Kronecker product in its eigenbasis.
         weight_sharing: How the uses of a weight within a sample, at several positions or in several calls, are treated.
-            "expand": as independent; "reduce": they are added up first, as suits a loss of their mean.
-        block_size: Factors of more rows are cut into diagonal blocks of about equal size; 0: none is cut.
-        placement: What several processes exchange. "replicate": factors to all; "memory": factors to one and natural
-            gradients back; "hybrid": for each layer inverses or gradients, whichever is less.
+            "expand": as independent samples; "reduce": summed first, which suits a loss of their mean.
+        block_size: Largest number of rows of a factor; larger ones are cut into diagonal blocks of about equal size. 0:
+            no limit.
+        placement: What several processes exchange. "replicate": factors go to all; "memory": a layer's factors go to
+            one process, which sends natural gradients back; "hybrid": inverses or natural gradients, whichever is less
+            for a layer.
         communication: Type of the numbers in messages between processes.
-        difference_weight: Weight of what the two halves of a batch disagree on, orthogonal to their mean in the
-            Fisher metric, in the gradient; 0: none.
+        difference_weight: Weight in the gradient of the difference between two halves of a batch, taken orthogonal to
+            their mean in the Fisher metric; 0: none.
     """
 
     damping: Positive = 3e-2

@@ -1,4 +1,4 @@
-"""How sharp the minimum is that training found."""
+"""Sharpness of the minimum that training found."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.training.randomness import Purpose, generator
 from pipeline.training.sampling import Samples, cut, n_pieces
 
 CHUNK = 256  # samples of one differentiated pass; bounds the memory of the graph
-STD = 0.2  # deviation of the perturbation, relative to each weight matrix
+STD = 0.2  # deviation of the perturbation, relative to each weight matrix's root mean square
 N_PAIRS = 8  # perturbations of either sign
 
 
@@ -21,8 +21,8 @@ class Sharpness:
     """Two measures on the true loss (no smoothing) in evaluation mode.
 
     Attributes:
-        largest_eigenvalue: That of the Hessian of the mean loss, over all trained weights; in nats. It depends on how
-            the weights are scaled and falls with the training loss.
+        largest_eigenvalue: Largest eigenvalue of the Hessian of the mean loss over all trained weights, in nats. It
+            depends on how the weights are scaled and falls with the training loss.
         perturbation: Mean rise of the loss, in nats, when each weight matrix gets Gaussian noise of `STD` times its
             root mean square: the same for networks that differ in scale only.
         n_samples: How many samples both were measured on.
@@ -34,7 +34,7 @@ class Sharpness:
 
 
 def measure_sharpness(model: nn.Module, samples: Samples, *, seed: int) -> Sharpness:
-    """Measure both; the model is left in evaluation mode with its weights as they were."""
+    """Measure a network's sharpness; it is left in evaluation mode with its weights as they were."""
     model.eval()
     value = largest_eigenvalue(
         lambda v: hessian_product(model, samples, v),
@@ -48,7 +48,7 @@ def measure_sharpness(model: nn.Module, samples: Samples, *, seed: int) -> Sharp
 def hessian_product(model: nn.Module, samples: Samples, v: Tensor) -> Tensor:
     """Multiply the Hessian of the mean cross-entropy by a vector over all trained weights, flattened in order.
 
-    Two differentiations [1]; costs about five forward passes and no matrix.
+    The loss is differentiated twice [1], which costs about five forward passes; no matrix is formed.
 
     References:
         [1] Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 1994.
@@ -78,15 +78,15 @@ def largest_eigenvalue(
 ) -> float:
     """Find the algebraically largest eigenvalue of a symmetric matrix by Lanczos' method.
 
-    All basis vectors are kept orthogonal, so that rounding breeds no copies of eigenvalues. The largest Ritz value
-    rises towards the eigenvalue from below; iteration ends once the residual of its Ritz vector, which bounds the
-    distance to an eigenvalue [1, theorem 7.2], is below `tolerance` times the value.
+    All basis vectors are kept orthogonal, because rounding would otherwise produce copies of eigenvalues. The largest
+    Ritz value rises towards the eigenvalue from below; iteration ends once the residual of its Ritz vector, which
+    bounds the distance to an eigenvalue [1, theorem 7.2], is below `tolerance` times the value.
 
     Args:
         product: Multiplies the matrix by a vector of shape (n,).
         like: A tensor of the dtype and device of the vectors.
         seed: Seed of the first vector.
-        max_products: The most products; iteration then ends with the lower bound that it has.
+        max_products: Largest number of products; iteration then ends with its current lower bound.
 
     References:
         [1] Saad, "Numerical methods for large eigenvalue problems", 2011, chapter 6.
@@ -100,7 +100,7 @@ def largest_eigenvalue(
         w = product(basis[-1])
         diagonal.append(float(w @ basis[-1]))
         Q = torch.stack(basis)
-        for _ in range(2):  # once leaves what rounding of the first pass put back
+        for _ in range(2):  # rounding leaves a remainder after one pass
             w = w - Q.T @ (Q @ w)
         T = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
         T += torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
@@ -116,7 +116,7 @@ def largest_eigenvalue(
 
 @torch.no_grad()
 def perturbation_rise(model: nn.Module, samples: Samples, *, seed: int) -> float:
-    """Average the rise of the loss over noise of either sign; the weights get their bits back."""
+    """Average the rise of the loss over noise of either sign; the weights are restored bit for bit."""
     before = evaluate(model, samples).loss
     matrices = [p for p in _trained(model) if p.ndim > 1]
     originals = [p.clone() for p in matrices]

@@ -1,4 +1,4 @@
-"""Smoothings as wrappers of any torch optimizer and of any data loader, for loops of one's own."""
+"""Smoothings as wrappers of any torch optimizer and of any data loader, for training loops of your own."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -32,27 +32,29 @@ class SmoothedOptimizer(torch.optim.Optimizer):
 
         optimizer.settle()
 
-    Each step moves the weights as the smoothings say, lets the closure compute loss and gradient there, moves them
-    back bit by bit, and steps. Smoothings that explore (SAM) cost one more call of the closure each, of which a
-    preconditioner and running statistics see nothing. Weight noise is drawn in antithetic pairs of steps. Every
-    process draws the same noise, as replicas of `DistributedDataParallel` must. Schedulers take it as they do any torch
-    optimizer. With a `torch.amp.GradScaler` pass `scaler`, let the closure call `scaler.scale(loss).backward()`, and
-    call `step(closure)` and `scaler.update()`, but not `scaler.step`, for torch lets it take no closure.
+    Each step displaces the weights as the smoothings say, lets the closure compute loss and gradient there, restores
+    the weights bit for bit, and lets the inner optimizer step. Smoothings that explore (SAM) cost one more call of the
+    closure each, which a preconditioner and running statistics ignore. Weight noise is drawn in antithetic pairs of
+    steps. Every process draws the same noise, as replicas of `DistributedDataParallel` must. Schedulers take it like
+    any torch optimizer. With a `torch.amp.GradScaler` pass `scaler`, let the closure call
+    `scaler.scale(loss).backward()`, and call `step(closure)` and `scaler.update()`, but not `scaler.step`, which takes
+    no closure.
 
     Args:
         model: The network.
-        optimizer: What steps; a `KFACOptimizer` too.
-        smoothing: Any but those that mix samples, which `MixupCollate` does, and gradient noise.
-        n_steps: Steps of the whole training, which annealing and averages refer to.
+        optimizer: The inner optimizer, which may be a `KFACOptimizer`.
+        smoothing: Smoothings other than gradient noise and those of images or targets; `MixupCollate` mixes samples.
+        n_steps: Number of steps of the whole training, to which annealing and averages refer.
         scaler: The gradient scaler by which the closure multiplies the loss.
         seed: Seed of the noise.
 
     Attributes:
-        inner: The optimizer.
-        n_done: Steps that were done.
+        inner: The inner optimizer.
+        n_done: Number of steps done.
 
     Raises:
-        ValueError: If a smoothing needs the samples or their single losses, or the optimizer several passes a step.
+        ValueError: If a smoothing needs the samples or their single losses, if the optimizer needs several passes per
+            step, or if `n_steps` is not positive.
     """
 
     def __init__(
@@ -89,17 +91,17 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         self._average = Average(model)
 
     def _share(self) -> None:
-        """Let groups and state be the other optimizer's own."""
+        """Share parameter groups and state with the inner optimizer."""
         self.param_groups = self.inner.param_groups
         self.state = self.inner.state
         self.defaults = self.inner.defaults
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self.inner.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step by the smoothed gradient; return what the last call of the closure did.
+        """Take a step by the smoothed gradient; return what the last call of the closure returned.
 
         Raises:
             ValueError: If there is no closure.
@@ -133,14 +135,14 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_inner(self) -> bool:
-        """Let the optimizer step; a scaler passes over a step whose gradients overflowed."""
+        """Let the optimizer step; return False if a scaler skips the step because gradients overflowed."""
         if self._scaler is None:
             self.inner.step()
             return True
         stepped: list[bool] = []
 
         def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            # Some optimizers are called nevertheless, and told that their gradients overflowed.
+            # Some optimizers are called even then, with `found_inf` set.
             stepped.append(not bool(getattr(optimizer, "found_inf", False)))
 
         hook = self.inner.register_step_post_hook(note)
@@ -151,15 +153,15 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         return any(stepped)
 
     def shown(self) -> AbstractContextManager[None]:
-        """Give the network the averaged weights for a while, where a smoothing averages."""
+        """Give the network the averaged weights within the context, if a smoothing averages."""
         return self._average.shown()
 
     def settle(self) -> None:
-        """Give the network the averaged weights for good, where a smoothing averages."""
+        """Give the network the averaged weights for good, if a smoothing averages."""
         self._average.settle()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, the optimizer's state included."""
+        """Return all that the next step depends on, the optimizer's state included."""
         return {
             "inner": self.inner.state_dict(),
             "n_done": self.n_done,
@@ -168,14 +170,14 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.inner.load_state_dict(state["inner"])
         self._share()
         self.n_done = state["n_done"]
         self._average.load_state_dict(state["average"], state["n_averaged"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the other optimizer."""
+        """Add a group to the inner optimizer."""
         if "param_groups" in self.__dict__ and self.param_groups is self.inner.param_groups:
             self.inner.add_param_group(param_group)
         else:  # torch's own constructor
@@ -192,12 +194,12 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         found = {name: p.grad / scale for name, p in weights.items() if p.grad is not None}
         if self._scaler is not None and not all(bool(g.isfinite().all()) for g in found.values()):
-            return {}  # the scale is too large; the scaler will find so, and pass over the step
+            return {}  # the scale is too large; the scaler will skip the step
         return smoothing.climb({name: weights[name].detach() for name in found}, found)
 
     @contextmanager
     def _unseen(self) -> Iterator[None]:
-        """Keep a pass from a preconditioner."""
+        """Hide a pass from a preconditioner."""
         kfac = getattr(self.inner, "kfac", None)
         if kfac is None:
             yield
@@ -210,14 +212,14 @@ class MixupCollate:
     """Collate samples of a `DataLoader` to mixed images and class probabilities, for `cross_entropy`.
 
     Args:
-        smoothing: How to mix; `RunningMixup` is refused, for a worker does not see former batches.
+        smoothing: How to mix; `RunningMixup` is refused, because a worker does not see former batches.
         n_classes: Number of classes of the labels.
         seed: Seed of the mixtures; every batch of every epoch draws anew.
-        collate: What makes tensors of a list of samples.
+        collate: Makes tensors of a list of samples.
 
     Raises:
         ValueError: If the smoothing does not mix samples, or mixes with former batches.
-        TypeError: When it is called, if samples are not an image of floating-point numbers and a class.
+        TypeError: When called, if a sample is not a floating-point image and the number of a class.
     """
 
     def __init__(

@@ -16,20 +16,20 @@ Former = Callable[[int], tuple[Tensor, Tensor] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothing:
-    """A change to the objective that makes it smoother; each method here leaves it as it is.
+    """A change of the objective that makes it smoother; the methods of this base class change nothing.
 
     Subclasses are frozen dataclasses with a `name` that override `blend`, `displace`, `averages`, or both `explore` and
-    `climb`. Several compose: targets pass through all in order, displacements add up. Generators are keyed by
-    position, so results do not depend on who computes them.
+    `climb`. Smoothings compose: images and targets pass through all in order, displacements add up. Random generators
+    are keyed by step and micro-batch, so results do not depend on the process that computes them.
 
     Attributes:
-        full_steps: Steps of a run at full strength; with fewer, the strength falls in proportion, since few steps leave
-            no time to overcome the bias of smoothing; 0: it never falls.
+        full_steps: Smallest number of steps of a run at full strength. In shorter runs the strength falls in
+            proportion, since few steps leave no time to overcome the bias of smoothing; 0: it never falls.
     """
 
-    name: ClassVar[str]  # in studies
+    name: ClassVar[str]  # its name in studies
     STRENGTH: ClassVar[str]  # the field that the number of steps scales
-    EXPLORES: ClassVar[bool] = False  # whether `explore` and `climb` are wanted, at the price of a pass
+    EXPLORES: ClassVar[bool] = False  # whether `explore` and `climb` are called, at the cost of a pass
 
     full_steps: Annotated[int, Ge(0)] = 0
 
@@ -37,7 +37,7 @@ class Smoothing:
         require_bounds(self)
 
     def within(self, n_steps: int) -> Self:
-        """Return the smoothing of a run of `n_steps` steps."""
+        """Return the smoothing with its strength in a run of `n_steps` steps."""
         if n_steps >= self.full_steps:
             return self
         change: dict[str, Any] = {self.STRENGTH: getattr(self, self.STRENGTH) * n_steps / self.full_steps}
@@ -53,8 +53,7 @@ class Smoothing:
     def displace(
         self, weights: Mapping[str, Tensor], rng: np.random.Generator, *, sign: int, done: float
     ) -> dict[str, Tensor]:
-        """Return what to add to the weights while one micro-batch is passed; weights that stay may be
-        missing.
+        """Return the displacements of the weights for one micro-batch; weights that stay may be missing.
 
         Args:
             weights: All trained parameters by name; not to be changed.
@@ -65,11 +64,11 @@ class Smoothing:
         return {}
 
     def explore(self, losses: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return what a first pass takes the gradient of, from the losses of a micro-batch, shape (n,)."""
+        """Return the scalar that a first pass differentiates, from the losses of a micro-batch, shape (n,)."""
         return losses.mean()
 
     def climb(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what to add to the weights after a first pass has found these gradients."""
+        """Return the displacements of the weights, from the gradients of a first pass."""
         return {}
 
     def averages(self, done: float) -> bool:

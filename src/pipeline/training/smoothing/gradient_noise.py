@@ -16,11 +16,10 @@ from pipeline.training.smoothing.base import Smoothing, norm_of
 class GradientNoise(Smoothing):
     """Pass each micro-batch through weights displaced along a random combination of its samples' gradients.
 
-    Small batches smooth the loss by the noise of their gradients, which has their covariance as its shape and
-    not that of a ball [1]. Signs drawn for every sample give a displacement of that shape in one pass: the
-    sum of s_i g_i with s_i = +-1 has mean zero and covariance sum g_i g_i'. (The original takes the noise of
-    other processes' gradients of the step before; this one needs no memory and no second process.) Costs a
-    second pass.
+    Small batches smooth the loss by the noise of their gradients, which has the shape of their covariance rather than
+    that of a ball [1]. Signs drawn for every sample give a displacement of that shape in one pass: the sum of s_i g_i
+    with s_i = +-1 has mean zero and covariance sum g_i g_i'. (The original takes the noise of other processes'
+    gradients of the step before; this one needs no memory and no second process.) Costs a second pass.
 
     Attributes:
         std: Norm of the displacement relative to that of all weights.

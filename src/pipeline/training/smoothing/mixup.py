@@ -13,9 +13,9 @@ from pipeline.training.smoothing.base import Former, Smoothing
 
 @dataclass(frozen=True)
 class Mixup(Smoothing):
-    """Mix every sample of a micro-batch with another one of it, images and targets alike [1].
+    """Mix every sample of a micro-batch with another one, images and targets alike [1].
 
-    One weight per micro-batch is drawn from Beta(alpha, alpha): below one it favors nearly pure samples.
+    One weight per micro-batch is drawn from Beta(alpha, alpha); alpha below one favors nearly pure samples.
 
     Attributes:
         alpha: Parameter of the Beta distribution of the weights.

@@ -16,13 +16,13 @@ class RunningMixup(Smoothing):
     """Mix every micro-batch with the already mixed one of the step before [1, section 6.1].
 
     z_t = w_t x_t + (1 - w_t) z_(t-1), w_t ~ max(b, 1 - b) with b ~ Beta(alpha, alpha), images and targets
-    alike. So samples of several steps meet in one, and the present one always weighs most. Instead of
-    keeping z, which would be part of every checkpoint, the recursion is unrolled `depth` steps with weights
-    drawn afresh: the same distribution but for a remainder of at most 2^-depth. Former samples come as they
-    are in the data, so this goes first where smoothings are combined.
+    alike. So each result mixes samples of several steps, and the current sample always has the largest weight. Instead
+    of keeping z, which would be part of every checkpoint, the recursion is unrolled `depth` steps with weights drawn
+    afresh: the distribution is the same up to a remainder of at most 2^-depth. Former samples are taken as they are in
+    the data, so this smoothing comes first where several are combined.
 
     Attributes:
-        alpha: Parameter of the Beta distribution of the weights; below one it favors nearly pure samples.
+        alpha: Parameter of the Beta distribution of the weights; values below one favor nearly pure samples.
         depth: How many former steps take part.
 
     References:

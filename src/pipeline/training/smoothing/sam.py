@@ -16,8 +16,8 @@ class SAM(Smoothing):
     """Pass each micro-batch through weights moved uphill by a distance `rho` [1, equation 2].
 
     Each micro-batch climbs its own slope, which smooths more than a common one and needs no message; it costs
-    a second pass. Adaptive, distances are relative to each weight's magnitude, so that they do not depend
-    on how a network is scaled [2, equation 8].
+    a second pass. If `adaptive`, distances are relative to each weight's magnitude, so that they do not depend on how a
+    network is scaled [2, equation 8].
 
     Attributes:
         rho: How far each micro-batch climbs, in the 2-norm of all weights.

@@ -12,9 +12,9 @@ class WeightAverage(Smoothing):
     """Let training end with the mean of the weights after the last steps, not with the last ones.
 
     Late steps wander about a minimum; their mean lies nearer to its middle [1] and, where they move along a
-    valley whose walls differ in steepness, on the flatter side of it [2]. Training itself is left as it is, so
-    that the mean costs a pass over the weights a step and one more copy of them. Its rate may then stay higher
-    for longer. Running statistics of batch normalization are averaged as weights are.
+    valley whose walls differ in steepness, on the flatter side of it [2]. Training itself does not change; the mean
+    costs one pass over the weights per step and one more copy of them. The learning rate may then stay higher for
+    longer. Running statistics of batch normalization are averaged as weights are.
 
     Attributes:
         share: The part of all steps, the last ones, whose weights are averaged.

@@ -20,15 +20,15 @@ class WeightNoise(Smoothing):
     The expected gradient is that of E[L(w + e)], e ~ N(0, s^2 I): for a quadratic loss the curvature is
     untouched and only the noise of the gradient grows, for others sharp minima are filled up. The noise of
     a weight matrix has the deviation `std` times the root mean square of the matrix, so layers of all
-    scales are treated alike; biases and normalizations stay. Filter-wise, each row (what makes one output)
-    has the deviation `std` times its own root mean square [1], so weak filters are not drowned.
+    scales are treated alike; biases and normalizations stay. If `filter_wise`, each row (the weights of one output) has
+    the deviation `std` times its own root mean square [1], so weak filters are not drowned.
 
-    The two micro-batches of a pair take e and -e, wherever they are computed: what is odd in e cancels, at
-    no extra pass. A last micro-batch without a partner takes e alone.
+    The two micro-batches of a pair take e and -e, wherever they are computed, so terms odd in e cancel without an extra
+    pass. A last micro-batch without a partner takes e alone.
 
     Attributes:
         std: Standard deviation relative to the root mean square of each weight matrix.
-        antithetic: Whether pairs take opposite noise, or each micro-batch its own.
+        antithetic: Whether the micro-batches of a pair take opposite noise; if not, each has noise of its own.
         annealed: Whether the deviation falls to zero during training, as half a cosine wave.
         filter_wise: Whether noise is relative to each row of a weight matrix.
 
