@@ -1,5 +1,8 @@
 """What a user can act on. The command line prints these in one line and exits 2."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PipelineError(Exception):
     """Base of all errors whose text tells the user what to change; it is one line, whatever names it holds."""
@@ -34,3 +37,12 @@ class ProcessLostError(PipelineError):
 
 class Interrupted(Exception):
     """A job ended early because it was asked to, and left behind what it needs to go on."""
+
+
+@contextmanager
+def errors_about(subject: str) -> Iterator[None]:
+    """Put what is worked on, such as a part of the study, before the text of any error that a user can act on."""
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"{subject}: {error}") from error

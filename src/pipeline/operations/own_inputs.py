@@ -14,7 +14,7 @@ from pipeline.config.points import FilePoints, OwnMesh, PointsSpec
 from pipeline.config.precision import PHOTOGRAPHS, OwnNetwork
 from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.data.samples import open_labels, open_samples, read_samples, single
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, errors_about
 from pipeline.hmatrix.boundary_elements.problems import notes_on_wave
 from pipeline.hmatrix.kernels import Helmholtz
 from pipeline.models.packaged import PACKAGED
@@ -23,7 +23,7 @@ from pipeline.operations.own_matrices import look_at
 from pipeline.operations.sizes import is_small
 from pipeline.precision import onnx_module
 from pipeline.precision.onnx_import import onnx_shapes
-from pipeline.precision.predictions import LabelError, check_labels
+from pipeline.precision.predictions import check_labels
 
 Specs = Mapping[str, Mapping[str, Any]]
 
@@ -36,13 +36,10 @@ def require_readable(specs: Mapping[str, Mapping[str, Any]]) -> None:
     """
     for path in specs:
         stage, _, name = path.partition("/")
-        if stage not in LOOKS:
-            continue
-        section, look = LOOKS[stage]
-        try:
-            look(specs, name)
-        except PipelineError as error:
-            raise ConfigError(f"{section.format(name)}: {error}") from None
+        if stage in LOOKS:
+            section, look = LOOKS[stage]
+            with errors_about(section.format(name)):
+                look(specs, name)
 
 
 def _points(specs: Specs, name: str) -> None:
@@ -88,10 +85,8 @@ def _network(specs: Specs, name: str) -> None:
         elif len(outputs) == 2:
             n_classes = outputs[1]
     if labels is not None and n_classes is not None:
-        try:
+        with errors_about(str(own.labels)):
             check_labels(torch.from_numpy(np.array(labels).astype(np.int64)), n_classes)
-        except LabelError as failure:
-            raise ConfigError(f"{own.labels}: {failure}") from failure
 
 
 def _require_shape(found: Sequence[int], wanted: Sequence[int | None], own: OwnNetwork) -> None:

@@ -1,5 +1,6 @@
 """What a study asks of a matrix, looked at before anything runs: vectors, predictions, held-out parts and kernels."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from pipeline.data.asked_places import grid_ends, open_places
 from pipeline.data.own_points import PointsPart
 from pipeline.data.splits import n_held_out_of
 from pipeline.data.vectors import open_vectors, require_finite
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, errors_about
 from pipeline.hmatrix import kernels
 from pipeline.operations.column_names import require_longitude_first
 from pipeline.operations.sizes import is_small
@@ -72,7 +73,7 @@ class _Known:
             return self.section.n
         return None
 
-    @property
+    @cached_property
     def corners(self) -> Array | None:
         """Least and greatest coordinates, in degrees on the globe; of a large file those of its first rows."""
         if isinstance(self.section, FilePoints):
@@ -95,57 +96,42 @@ def look_at(specs: Mapping[str, Mapping[str, Any]], name: str) -> None:
         require_fittable(known.n)
     for key, path in (("right_hand_side", asked.right_hand_side), ("vectors", asked.vectors)):
         if path is not None:
-            _vectors(key, Path(path), known.n)
+            with errors_about(key):
+                vectors = open_vectors(Path(path), known.n)
+                if is_small(path):
+                    require_finite(Path(path), vectors)
     if asked.samples is not None and known.n is not None:
         require_drawable(asked.samples, known.n)
     if asked.predict is not None:
         _predictions(asked.predict, known)
 
 
-def _vectors(key: str, path: Path, n: int | None) -> None:
-    try:
-        vectors = open_vectors(path, n)
-        if is_small(str(path)):
-            require_finite(path, vectors)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
-
-
 def _predictions(predict: Predict, known: _Known) -> None:
-    raster = predict.file_name.endswith(".tif")
-    if predict.grid is not None:
-        section = known.section
-        if raster and isinstance(section, FilePoints) and len(section.open().coordinates) != 2:
-            raise ConfigError(NO_RASTER)
-        corners = known.corners
-        if corners is not None:
-            grid_ends(corners, predict.grid.spacing)
-        return
-    section = known.section
+    raster, section = predict.file_name.endswith(".tif"), known.section
     crs = section.crs if isinstance(section, FilePoints) else "lonlat"
     names = section.open().coordinates if isinstance(section, FilePoints) else ("longitude", "latitude")
+    if predict.grid is not None:
+        if raster and len(names) != 2:
+            raise ConfigError(NO_RASTER)
+        if known.corners is not None:
+            grid_ends(known.corners, predict.grid.spacing)
+        return
     own, names = open_places(Path(predict.path or ""), given=predict.coordinates, coordinates=names, crs=crs)
     require_longitude_first(own, "predict.coordinates")
     if raster and len(own.table.axes(names)) != 2:
         raise ConfigError(NO_RASTER)
-    if not is_small(str(own.path)):
-        return
-    try:
-        for _ in own.parts():
-            pass
-    except ConfigError as error:
-        raise ConfigError(f"predict: {error}") from None
+    if is_small(str(own.path)):
+        with errors_about("predict"):
+            deque(own.parts(), maxlen=0)
 
 
 def usable_kernels(study: Study) -> None:
     """Try every kernel on a few points of its matrix; functions of the user's own may have changed since last time."""
     for name, matrix in study.matrices.items():
-        try:
+        with errors_about(f"matrices.{name}"):
             points = _few(matrix)
             if points is not None:
                 kernels.require_usable(matrix.kernel, points)
-        except PipelineError as error:
-            raise ConfigError(f"matrices.{name}: {error}") from None
 
 
 def _few(matrix: Matrix) -> Array | None:

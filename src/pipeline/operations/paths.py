@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.artifacts.own_file import require_file
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.errors import ArtifactError, errors_about
 
 
 def own_files(files: Mapping[str, str]) -> None:
     """Raise ConfigError, which names the key of the study, if one of the user's own files may not be read."""
     for key, file in files.items():
-        try:
+        with errors_about(key):
             require_file(Path(file))
-        except ConfigError as error:
-            raise ConfigError(f"{key}: {error}") from None
 
 
 def results_folder(path: Path) -> None:

@@ -13,6 +13,7 @@ from pipeline.artifacts.results.operator import Compression, FittedCovariance, L
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import CompressSpec, Fit
+from pipeline.errors import errors_about
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
 from pipeline.hmatrix.distributed import DistributedLowRank, OwnTriangles
@@ -27,7 +28,7 @@ from pipeline.stages.parts.divided import created, own_rows
 from pipeline.stages.parts.matrices import in_words, own_triangles, save_near_field
 from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.scattering import mesh_of
-from pipeline.stages.parts.spec import errors_about, read_spec
+from pipeline.stages.parts.spec import read_spec
 from pipeline.stages.parts.tensors import tensor
 from pipeline.stages.parts.work import CompressedMatrix, foretold_of, require_memory, work_of_compression
 

@@ -24,7 +24,7 @@ from pipeline.artifacts.store import Artifact
 from pipeline.config.precision import OwnNetwork
 from pipeline.config.training import TrainingSpec
 from pipeline.data.samples import is_noise
-from pipeline.errors import ConfigError, ConvergenceError
+from pipeline.errors import ConfigError, ConvergenceError, errors_about
 from pipeline.precision import Budget, HalfNetwork, compare_predictions
 from pipeline.precision.error import LayerError
 from pipeline.precision.plan import Layer
@@ -32,7 +32,7 @@ from pipeline.precision.predictions import LabelError, check_labels
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.own_networks import budget_of, named, network_of, samples_of
-from pipeline.stages.parts.spec import errors_about, read_spec, written
+from pipeline.stages.parts.spec import read_spec, written
 
 CALIBRATION_SAMPLES = 4096  # a tenth of a point is four of them
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output

@@ -12,10 +12,10 @@ from pipeline.data import Places, hold_out
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.data.splits import n_held_out_of
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, errors_about
 from pipeline.runtime.words import counted
 from pipeline.stages.parts.own_points import own_places
-from pipeline.stages.parts.spec import errors_about, read_spec, written
+from pipeline.stages.parts.spec import read_spec, written
 
 
 def run(options: Namespace) -> None:

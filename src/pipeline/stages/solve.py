@@ -11,6 +11,7 @@ from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import SolveCost
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import Factor, Solve, SolveSpec, Wave, require_drawable
+from pipeline.errors import errors_about
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
@@ -26,7 +27,7 @@ from pipeline.stages.parts.products import product
 from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.scattering import answer as scatter
 from pipeline.stages.parts.solved import Answer, Solved, exact_residual
-from pipeline.stages.parts.spec import errors_about, read_spec
+from pipeline.stages.parts.spec import read_spec
 from pipeline.stages.parts.systems import DividedSystem, problem_of
 from pipeline.stages.parts.work import foretold_of, require_memory, work_of_factorization
 

@@ -24,7 +24,7 @@ from pipeline.artifacts.results.half_network import (
 )
 from pipeline.artifacts.store import Artifact
 from pipeline.config.precision import OwnNetwork, Timing
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.errors import ArtifactError, ConfigError, errors_about
 from pipeline.precision import (
     Budget,
     HalfNetwork,
@@ -41,7 +41,7 @@ from pipeline.runtime.device import choose_device
 from pipeline.runtime.words import counted
 from pipeline.stages.parts.images import read_images
 from pipeline.stages.parts.own_networks import budget_of, named, samples_of, timing_of
-from pipeline.stages.parts.spec import errors_about, read_spec, written
+from pipeline.stages.parts.spec import read_spec, written
 
 VERIFICATION_SAMPLES = 4096
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output

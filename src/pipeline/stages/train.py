@@ -15,7 +15,7 @@ from pipeline.artifacts.results.network import Flatness, Messages, NetworkFacts,
 from pipeline.artifacts.results.tuning import TuningFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.training import TrainingSpec
-from pipeline.errors import DivergenceError, Interrupted
+from pipeline.errors import DivergenceError, Interrupted, errors_about
 from pipeline.models import Classifier
 from pipeline.runtime.clock import ProgressLine
 from pipeline.runtime.communicator import Communicator, Counting
@@ -29,7 +29,7 @@ from pipeline.stages.parts.curves import curves
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
-from pipeline.stages.parts.spec import errors_about, read_spec, written
+from pipeline.stages.parts.spec import read_spec, written
 from pipeline.training import (
     EpochRecord,
     History,

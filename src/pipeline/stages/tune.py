@@ -12,7 +12,7 @@ from pipeline.artifacts.results.network import Score
 from pipeline.artifacts.results.tuning import Trial, TuningFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.training import TuningSpec
-from pipeline.errors import ConvergenceError, DivergenceError, Interrupted
+from pipeline.errors import ConvergenceError, DivergenceError, Interrupted, errors_about
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.memory import keep_freed_memory
@@ -22,7 +22,7 @@ from pipeline.runtime.termination import termination
 from pipeline.stages.parts.images import samples_of
 from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
-from pipeline.stages.parts.spec import errors_about, read_spec, written
+from pipeline.stages.parts.spec import read_spec, written
 from pipeline.training import Samples, evaluate, train
 from pipeline.training.search import drawn
 

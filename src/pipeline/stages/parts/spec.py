@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipeline.artifacts.store import Draft, create
 from pipeline.config.messages import mistakes
 from pipeline.config.section import Section
-from pipeline.errors import ArtifactError, ConfigError, PipelineError
+from pipeline.errors import ArtifactError, ConfigError
 from pipeline.runtime.provenance import cost, provenance
 
 S = TypeVar("S", bound=Section)
@@ -42,15 +42,6 @@ def read_spec(path: Path, kind: type[S]) -> S:
         return kind.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {mistakes(error, content)}") from None
-
-
-@contextmanager
-def errors_about(subject: str) -> Iterator[None]:
-    """Put the part of the study that is worked on before the text of any error that a user can act on."""
-    try:
-        yield
-    except PipelineError as error:
-        raise type(error)(f"{subject}: {error}") from error
 
 
 @contextmanager

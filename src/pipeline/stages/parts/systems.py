@@ -12,7 +12,7 @@ from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.matrices import SolveSpec
 from pipeline.data.vectors import finite_rows, open_vectors
-from pipeline.errors import ConfigError
+from pipeline.errors import errors_about
 from pipeline.hmatrix import DistributedH2Matrix, kernels
 from pipeline.hmatrix.distributed import DistributedLowRank
 from pipeline.hmatrix.gaussian_process import one_hot
@@ -93,8 +93,6 @@ def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicat
         if points.has("values"):
             return torch.from_numpy(own_rows(points, "values", communicator)).double()
         return torch.ones(last - first, dtype=torch.float64)
-    try:
+    with errors_about(key):
         values = open_vectors(Path(path), n)
         return torch.from_numpy(finite_rows(Path(path), values[first:last], first))
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
