@@ -1,4 +1,4 @@
-"""What a user can act on. The command line prints these in one line and exits 2."""
+"""Errors that a user can act on. The command line prints each in one line and exits with code 2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class ConvergenceError(PipelineError):
 
 
 class DivergenceError(ConvergenceError):
-    """Training has left the finite numbers; with smaller steps it may not."""
+    """Training reached NaN or infinity; smaller steps may avoid that."""
 
 
 class ProcessLostError(PipelineError):
@@ -36,12 +36,12 @@ class ProcessLostError(PipelineError):
 
 
 class Interrupted(Exception):
-    """A job ended early because it was asked to, and left behind what it needs to go on."""
+    """A job was asked to end early, and saved what it needs to continue."""
 
 
 @contextmanager
 def errors_about(subject: str) -> Iterator[None]:
-    """Put what is worked on, such as a part of the study, before the text of any error that a user can act on."""
+    """Put `subject`, such as a part of the study, before the text of any PipelineError that is raised inside."""
     try:
         yield
     except PipelineError as error:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
-# Wide bounds: squares, and ratios of two, stay within double precision.
+# Wide bounds: squares and ratios of such numbers stay within double precision.
 SMALLEST, LARGEST = 1e-100, 1e100
 Positive = Annotated[float, Interval(ge=SMALLEST, le=LARGEST)]
 NotNegative = Annotated[float, Interval(ge=0, le=LARGEST)]
@@ -34,9 +34,9 @@ class Option:
     """One option as a core states it.
 
     Attributes:
-        hint: Its type, with the bounds of its values.
-        default: What it is when nobody gives it; `MISSING` where it has to be given.
-        description: The docstring's sentence on it; none where it has none.
+        hint: Type, with the bounds of the values.
+        default: Value if none is given; `MISSING` if a value is required.
+        description: The docstring's sentence about the option, or None.
     """
 
     name: str
@@ -80,7 +80,7 @@ def require_bounds(options: Any) -> None:
 
 
 def descriptions(options: type) -> dict[str, str]:
-    """Return what the docstrings of a class and of its bases say under "Attributes", by field."""
+    """Return the texts under "Attributes" in the docstrings of a class and of its bases, by field."""
     found: dict[str, str] = {}
     for cls in reversed(options.__mro__):
         found |= _section("Attributes", inspect.cleandoc(cls.__doc__ or ""))
@@ -102,14 +102,14 @@ _type_hints: Callable[[type], dict[str, Any]] = functools.cache(type_hints)
 
 
 def _section(title: str, docstring: str) -> dict[str, str]:
-    """Read a section of a docstring; a line that is indented further goes on with the one before."""
+    """Parse a section of a docstring; a line that is indented further continues the previous entry."""
     section = re.search(rf"^{title}:\n((?:    .*\n?|\n)*)", docstring, re.MULTILINE)
     entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section[1] if section else "", re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _wanted(hint: Any, value: Any) -> str:
-    """Say what a value must be; nothing for one that is as its type says."""
+    """Return what a value must be, or "" for a value that fits its type and bounds."""
     if get_origin(hint) is Literal:
         return "" if value in get_args(hint) else f"must be one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is not Annotated:
@@ -140,7 +140,7 @@ def _holds(value: Any, bound: Any) -> bool:
 
 
 def _in_words(bounds: list[Any]) -> str:
-    """Write bounds as an interval, and the widest of them as words."""
+    """Write bounds as an interval, or in words if the lower bound is `SMALLEST`."""
     low: tuple[str, Any] = "(", -math.inf
     high: tuple[str, Any] = ")", math.inf
     for bound in bounds:
