@@ -45,7 +45,7 @@ def operators_of(layers):
 
 
 def diagonal_of(A):
-    """Return what is near on the diagonal, if tested and tried functions are the same."""
+    """Return the diagonal of the near field, if test and trial functions are the same."""
     return A.scaling() if A.test is A.trial or A.test == A.trial else np.zeros(0)
 
 

@@ -1,4 +1,4 @@
-"""How far integrals over slivers and across narrow gaps are off, measured against what is known of them.
+"""Errors of integrals over slivers and across narrow gaps, measured against known integrals.
 
 On a closed surface the double layer of 1 is -1/2 by Gauss's law, on any triangle. The integral of 1/r over a triangle
 and itself has a closed form. The wavenumber changes neither error: what is hard to integrate is 1/r.
@@ -22,16 +22,16 @@ from pipeline.meshes.triangles import TriangleMesh
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_NOTED, _REFUSED = 0.05, 0.4  # errors of the double layer of 1; from there on single layers become indefinite
-_JUDGED = 256  # triangles at most
-_EVALUATIONS = 250_000  # of the kernel at a time
+_NOTED, _REFUSED = 0.05, 0.4  # errors of the double layer of 1; the latter makes single layers indefinite
+_JUDGED = 256  # largest number of triangles that are checked
+_EVALUATIONS = 250_000  # evaluations of the kernel at a time
 
 
 def notes_on_shape(layers: LayerOperators) -> tuple[str, ...]:
-    """Return what is to be said of integrals over thin triangles, and over those that a diagnosis warns of.
+    """Return notes on integrals over thin triangles, and over triangles that the diagnosis warns of.
 
     Raises:
-        ConfigError: If they are so far off that a solution would mean nothing.
+        ConfigError: If an integral is so wrong that a solution would be meaningless.
     """
     everything = np.arange(len(layers.mesh))
     thinnest = _worst(layers, everything)
@@ -62,7 +62,7 @@ def _precise(mesh: TriangleMesh) -> TriangleMesh:
 
 
 def _worst(layers: LayerOperators, triangles: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return half of the thinnest and half of the largest of too many triangles."""
+    """Return all triangles or, of too many, the thinnest and the largest in equal numbers."""
     if len(triangles) <= _JUDGED:
         return triangles
     sizes, areas = (part.double().numpy()[triangles] for part in (layers.mesh.diameters, layers.mesh.areas))
@@ -72,7 +72,7 @@ def _worst(layers: LayerOperators, triangles: NDArray[np.int64]) -> NDArray[np.i
 
 
 def _errors_of_gauss(layers: LayerOperators, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return by how much the double layer of 1 differs from -1/2 in the mean over some triangles."""
+    """Return how much the mean of the double layer of 1 over each of some triangles differs from -1/2."""
     mesh = _precise(layers.mesh)
     corners, normals, areas = mesh.corners, mesh.normals, mesh.areas
     sums = np.zeros(len(mesh))

@@ -1,7 +1,7 @@
 """Sums of Galerkin matrices as operators: terms L^T P R with a panel matrix P, and a sparse matrix.
 
-On a surface that is divided among processes, products, sums and multiples are collective: what is wrong with one
-process's arguments is raised on all of them.
+On a surface that is divided among processes, products, sums and multiples are collective: an error in one process's
+arguments is raised on all of them.
 """
 
 import math
@@ -22,7 +22,7 @@ from pipeline.runtime.words import shown
 
 
 class Panels(Protocol):
-    """A matrix on functions linear on each triangle, or rows of it."""
+    """A matrix on functions linear on each triangle, or some of its rows."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -32,15 +32,15 @@ class Panels(Protocol):
         """Return the product with x of shape (3 t, m), or that of the transpose."""
 
     def near_rows(self, *, transposed: bool) -> Any:
-        """Return what it has between near triangles, or the transpose of that: a sparse matrix."""
+        """Return the sparse part between near triangles, or its transpose."""
 
 
 class Functions(Protocol):
-    """Functions that an operator tests or tries: those whose values vectors hold here, and those known beside them."""
+    """Test or trial functions of an operator: those whose values vectors hold on this process, and other known ones."""
 
     @property
     def n(self) -> int:
-        """How many values vectors have here."""
+        """Number of values that vectors have on this process."""
 
     @property
     def communicator(self) -> Communicator:
@@ -58,10 +58,10 @@ class Functions(Protocol):
 
 @dataclass(frozen=True)
 class AllFunctions:
-    """All functions of a space, every value of which is here.
+    """All functions of a space, whose values are all on this process.
 
     Attributes:
-        n: How many there are.
+        n: Number of functions.
     """
 
     n: int
@@ -126,11 +126,11 @@ class BoundaryOperator:
     """A Galerkin matrix: terms with panel matrices, and a sparse one. Sums and multiples are operators again.
 
     Attributes:
-        test: Functions that test.
-        trial: Functions that are tried.
+        test: Test functions.
+        trial: Trial functions.
         dtype: The type of products with real vectors.
-        terms: The operators whose sum it is, together with
-        sparse: this, or None.
+        terms: Terms with panel matrices.
+        sparse: A sparse matrix that is added to the terms, or None.
     """
 
     test: Functions
@@ -139,16 +139,16 @@ class BoundaryOperator:
     terms: tuple[Term, ...]
     sparse: csr_array | None = None
 
-    # NumPy's numbers leave their products with an operator to it.
+    # Makes NumPy's numbers leave their products with an operator to this class.
     __array_ufunc__ = None
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Functions that test, functions that are tried."""
+        """Number of test functions and of trial functions on this process."""
         return self.test.n, self.trial.n
 
     def __matmul__(self, x: Any) -> Any:
-        """Return the product with x of shape (n,) or (n, m): a tensor of a tensor, an array of an array."""
+        """Return the product with x of shape (n,) or (n, m): a tensor for a tensor, an array for an array."""
         if isinstance(x, torch.Tensor):
             with together(self.trial.communicator):
                 values = as_array(x)
@@ -165,7 +165,7 @@ class BoundaryOperator:
         m = columns.shape[1]
         kind = np.result_type(self.dtype, x.dtype)
         shares = [] if self.sparse is None else [self.sparse @ columns]
-        # Terms with the same panel matrix go through one product of more columns.
+        # Terms with the same panel matrix share one product with more columns.
         waiting = list(self.terms)
         while waiting:
             first = waiting[0]
@@ -257,13 +257,13 @@ class BoundaryOperator:
         return self.__neg__().__add__(other)
 
     def scaling(self) -> NDArray[np.float64]:
-        """Return the sizes of what is near on the diagonal, to precondition with.
+        """Return absolute values of the near field's diagonal, to precondition with.
 
         Raises:
-            ValueError: If tested and tried functions are not the same.
+            ValueError: If test and trial functions differ.
         """
         if self.test != self.trial:
-            raise ValueError("scaling: an operator whose tested and tried functions differ has no diagonal")
+            raise ValueError("scaling: an operator whose test and trial functions differ has no diagonal")
         shares = [
             t.coefficient * (t.left * (t.panels.near_rows(transposed=t.transposed) @ t.right)).sum(axis=0)
             for t in self.terms
@@ -273,9 +273,9 @@ class BoundaryOperator:
         return np.asarray(np.abs(self.test.collect(np.asarray(sum(shares), complex)[:, None])[:, 0]))
 
     def to_dense(self) -> NDArray[Any]:
-        """Return the rows here of the matrix as it is represented: for tests and small ones."""
+        """Return this process's rows of the represented matrix: for tests and small matrices."""
         return np.asarray(self @ self.trial.own_columns())
 
     def as_linear_operator(self) -> LinearOperator:
-        """Return the same for SciPy, over values here: its own sums of dot products do not span processes."""
+        """Return the operator for SciPy, on this process's values: SciPy's dot products do not span processes."""
         return aslinearoperator(self)

@@ -1,4 +1,4 @@
-"""Constants on the surfaces of a mesh: what Laplace's equation with given derivatives leaves open, and asks for.
+"""Constants on the surfaces of a mesh, up to which Laplace's equation determines a field by its derivatives.
 
 A mesh may have several connected surfaces: those of bodies, and of cavities inside of them. The hypersingular operator
 does not see a constant on any of them. The double layer tells which surface is inside of which: with normals out of the
@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 
 _BALANCED = (
-    1e-2  # flux through a closed surface, of that in and out, that is taken for an error of discretization
+    1e-2  # net flux through a closed surface, as a share of all flux, that counts as a discretization error
 )
 
 
@@ -60,12 +60,12 @@ class Constants:
         return bool((self.doubles.diagonal() > 0).any())
 
     def balanced(self, t: NDArray[Any]) -> NDArray[Any]:
-        """Return derivatives (triangles,) so little changed that as much flows into each body as out of it.
+        """Return derivatives (triangles,) with the least change that makes the net flux out of each body 0.
 
         Raises:
-            ConfigError: If that is not a little.
+            ConfigError: If the net flux is not small.
         """
-        # Surface j counts to the flux of an outer surface i with weight 1 if it is the same or inside of it.
+        # Surface j counts in the flux out of an outer surface i with weight 1 if it is surface i or lies inside of it.
         outer = np.flatnonzero(self.doubles.diagonal() < 0)
         weights = (np.eye(len(self.doubles)) / 2 - self.doubles).T[outer]
         flux, sizes = self._sums(self.areas * t), self._sums(self.areas * np.abs(t))
@@ -88,7 +88,7 @@ class Constants:
         """Return values (vertices,) with constants added such that the mean over each body's surface is 0.
 
         Args:
-            u: Values that are right but for a constant on each surface.
+            u: Values that are right up to a constant on each surface.
             residual: Integrals of V t - (1/2 + K) u over each triangle, which tell the constants of cavities.
             mass: Integrals of the functions of the vertices.
         """
@@ -97,7 +97,7 @@ class Constants:
         if len(outer) < n:
             wanted = self._sums(residual) / self._sums(self.areas)
             u = u + np.linalg.lstsq(np.eye(n) / 2 + self.doubles, wanted, rcond=None)[0][self.of_vertices]
-        # A surface belongs to the innermost body around it: the one that most bodies are around in turn.
+        # A surface belongs to the innermost body around it, which is itself inside of the most bodies.
         around = (np.eye(n) / 2 - self.doubles)[:, outer] > 0
         body = np.argmax(np.where(around, around[outer].sum(axis=1), 0), axis=1)[self.of_vertices]
         means = np.zeros(max(len(outer), 1), u.dtype)

@@ -1,8 +1,8 @@
 """Whether a problem inside of a body is near a resonance, told by waves whose fields are known.
 
 Near a resonance the smallest error of the discretization grows into a field of its own. Neither a residual nor a second
-integral equation shows it, because the resonant field solves both. Plane waves are solutions that are known: solved for
-beside the given data, they are off by what the resonance makes of the errors.
+integral equation shows it, because the resonant field solves both. Plane waves are known solutions: solved for together
+with the given data, they show the errors that the resonance amplifies.
 """
 
 import logging
@@ -19,10 +19,10 @@ from pipeline.meshes.triangles import TriangleMesh
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_NOTED, _REFUSED = 0.05, 0.3  # errors of a known wave, of its size
-# Along no axis or plane to which a body is symmetric.
+_NOTED, _REFUSED = 0.05, 0.3  # relative errors of a known wave
+# Directions off the usual axes and planes of symmetry.
 _DIRECTIONS = np.array([[0.48, 0.6, 0.64], [-0.64, 0.48, 0.6]])
-# Triangles below which fields are compared, and how deep, in diameters.
+# Number of triangles below which fields are compared, and the depths in their diameters.
 _STARTS, _DEPTHS = 12, 0.5 * 2.0 ** np.arange(6)
 
 
@@ -54,13 +54,13 @@ class KnownWaves:
         return np.asarray(1j * self.wavenumber * (normals @ _DIRECTIONS.T) * self.values(points))
 
     def judge(self, mesh: TriangleMesh, found: Sequence[SolvedWave]) -> tuple[str, ...]:
-        """Return a note where the fields found are far from the waves at some points inside.
+        """Return a note if the fields found differ much from the waves at some points inside.
 
-        A body thinner than a triangle has no such points, but is no resonator either for waves that its triangles are
-        fine enough for.
+        A body thinner than a triangle has no such points, but it does not resonate with waves that its triangles
+        resolve.
 
         Raises:
-            ConvergenceError: If they are so far that no field can be trusted.
+            ConvergenceError: If the difference is so large that no field can be trusted.
         """
         points = _points_inside(mesh)
         if not len(points):

@@ -1,4 +1,4 @@
-"""The near field of the single layer: what replaces the quadrature points' kernel between near triangles."""
+"""The near field of the single layer, which replaces the quadrature points' kernel between near triangles."""
 
 import math
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ _PAIRS_AT_A_TIME = 50_000  # bounds the memory of the near integrals to some ten
 class NearField:
     """The sparse, symmetric matrix C of the single layer, and the diagonal that preconditions.
 
-    It is costly beside all else, and made of plain tensors: keep them and build the next from them.
+    Its computation is the most expensive part of a layer. It consists of plain tensors, from which it can be rebuilt.
 
     Attributes:
         indices: Rows and columns of the entries of C, shape (2, m), int64, sorted by row and column, none twice.
         values: The entries, shape (m,).
         safe_diagonal: The diagonal that makes the kernel matrix of the *centroids* a positive definite
-            preconditioner, shape (t,). The self terms alone do so on a mesh of well-shaped triangles only: between long
-            thin ones the kernel of the centroids is too large. Adding the sums over each row of what it is wrong by
-            makes up for it, since a symmetric matrix with such a diagonal is positive semidefinite.
+            preconditioner, shape (t,). The self terms alone suffice on a mesh of well-shaped triangles, but between
+            long thin ones the kernel of the centroids is too large. Adding the absolute errors of each row makes up for
+            that, since a symmetric matrix with such a diagonal is positive semidefinite.
         n_points: Quadrature points of each triangle that the entries are corrections to.
         near: Triangles interact exactly within `near` times the larger of their diameters.
     """
@@ -47,8 +47,8 @@ class NearField:
         Args:
             mesh: The triangles.
             n_points, near: See the attributes.
-            n_rows: Rows that are wanted, the first of the mesh; pairs of two later triangles are then left out, and of
-                their rows only what meets the wanted ones is right.
+            n_rows: Number of wanted rows, the first of the mesh. Pairs of two later triangles are then left out, and
+                later rows are right only in the columns of the wanted triangles.
         """
         i, j = near_pairs(mesh, near)
         if n_rows is not None:
@@ -114,7 +114,7 @@ def _kernel_means(corners: Tensor, i: Tensor, j: Tensor) -> Tensor:
 
 
 def _point_means(points: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Return what K says of pairs of triangles, from points of shape (t, q, 3)."""
+    """Return the means of K over the points of pairs of triangles; `points` has shape (t, q, 3)."""
     kernel = LaplaceSingleLayer()
     parts = [
         kernel(points[a], points[b]).mean(dim=(1, 2))

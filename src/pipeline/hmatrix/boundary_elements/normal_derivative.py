@@ -1,4 +1,4 @@
-"""Fundamental solutions along normals: the kernels of double layers."""
+"""Normal derivatives of fundamental solutions: the kernels of double layers."""
 
 import math
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ def wavenumber_of(kernel: FundamentalSolution) -> complex:
 def radial(squares: Tensor, wavenumber: complex) -> tuple[Tensor, Tensor]:
     """Return G = exp(i k r)/(4 pi r) and F = (1 - i k r) exp(i k r)/(4 pi r³) of squared distances; 0 where r = 0.
 
-    The gradient of G by y is F (x - y). Real unless k has a real part.
+    The gradient of G with respect to y is F (x - y). Both are real unless k has a real part.
     """
     inverse = squares.rsqrt().masked_fill(squares == 0, 0.0)
     r = squares * inverse
@@ -41,13 +41,13 @@ def radial(squares: Tensor, wavenumber: complex) -> tuple[Tensor, Tensor]:
 class NormalDerivative(Kernel):
     """The derivative of a fundamental solution along the normal n at y: F (x - y) n, with F of `radial`.
 
-    Points have six coordinates: place, and normal times `scale`. Where the scale is small beside the distances of
-    points, trees divide points by their places.
+    Points have six coordinates: place, and normal times `scale`. If the scale is small beside the distances of points,
+    trees divide points by their places.
 
     Attributes:
         kernel: The fundamental solution.
         scale: What unit normals are multiplied by.
-        adjoint: Whether it is the transpose, the derivative along the normal at x.
+        adjoint: Whether the kernel is transposed: the derivative along the normal at x.
     """
 
     name: ClassVar[str] = "normal_derivative"

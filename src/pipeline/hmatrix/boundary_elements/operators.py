@@ -4,9 +4,9 @@ On functions linear on each triangle, a fundamental solution G and its normal de
 
     Q^T K Q + Z,
 
-where Q spreads functions over quadrature points, K is the kernel matrix of these points, compressed, and Z is sparse:
-it replaces what K says of near triangles by accurate integrals (`panel_integrals.py`). An operator is a sum of terms
-L^T (Q^T K Q + Z) R with sparse matrices L, R that say how its functions look on the triangles (`spaces.py`).
+where Q spreads functions over quadrature points, K is the compressed kernel matrix of these points, and Z is sparse:
+it replaces K's values between near triangles by accurate integrals (`panel_integrals.py`). An operator is a sum of
+terms L^T (Q^T K Q + Z) R with sparse matrices L, R that express its functions on the triangles (`spaces.py`).
 
 Conventions: G = exp(i k r)/(4 pi r); normals n point out of the body; V t is the integral of G t, K u that of
 dG/dn_y u, K' its transpose, and W u = -d/dn_x K u. On smooth parts of a closed surface, with u and t = du/dn from
@@ -55,18 +55,18 @@ from pipeline.meshes.diagnosis import Diagnosis, diagnose
 from pipeline.meshes.triangles import TriangleMesh
 from pipeline.runtime.together import gather_text, together
 
-_NORMALS = 1e-3  # of the least diameter: normals so short do not part points that are near each other
+_NORMALS = 1e-3  # share of the least diameter: such short normals do not separate points near each other
 
 
 @dataclass(frozen=True, eq=False)
 class LayerOperators:
-    """The boundary integral operators of a mesh and a fundamental solution, each made when it is first wanted.
+    """The boundary integral operators of a mesh and a fundamental solution, each built at its first use.
 
     Attributes:
         mesh: The surface; closed, unless `screen`.
         kernel: The fundamental solution, in space.
-        tolerance: The relative error allowed to compression.
-        order: Gauss points in each direction of the rules for near triangles: 4 leaves 1e-5 of their integrals.
+        tolerance: Relative error of the compression.
+        order: Gauss points in each direction of the rules for near triangles; 4 give a relative error of 1e-5.
         n_points: Quadrature points of each triangle for far ones, 1, 3 or 7.
         near: Triangles are near within `near` times the larger of their diameters.
         screen: Whether the surface is open: its two sides are one surface then.
@@ -99,7 +99,7 @@ class LayerOperators:
 
     @cached_property
     def surface(self) -> WholeSurface:
-        """The surface in a few numbers."""
+        """Numbers that describe the surface."""
         return WholeSurface.of(self.mesh, self.diagnosis)
 
     @property
@@ -111,7 +111,7 @@ class LayerOperators:
         return int(self._space(space).shape[1])
 
     def single_layer(self, test: Space = "P0", trial: Space = "P0") -> BoundaryOperator:
-        """Return V, tested and tried with functions of these spaces."""
+        """Return V for test and trial functions of these spaces."""
         return self._operator(test, trial, [Term(1.0, self._single, self._space(test), self._space(trial))])
 
     def double_layer(self, test: Space = "P0", trial: Space = "P1") -> BoundaryOperator:
@@ -148,20 +148,20 @@ class LayerOperators:
         return self._mass(test, trial)
 
     def identity(self, test: Space = "P0", trial: Space = "P0") -> BoundaryOperator:
-        """Return the same as an operator."""
+        """Return the mass matrix as an operator."""
         mass = self._mass(test, trial)
         return BoundaryOperator(self._functions(test), self._functions(trial), np.dtype(np.float64), (), mass)
 
     def _mass(self, test: Space, trial: Space) -> csr_array:
-        """Return these integrals over the triangles here."""
+        """Return the mass matrix of this process's triangles."""
         return (self._space(test).T @ mass_matrix(self.mesh, self._n_own) @ self._space(trial)).tocsr()
 
     def loads(self, values: Callable[[NDArray[Any]], NDArray[Any]], test: Space = "P0") -> NDArray[Any]:
-        """Return the integrals of a function times those of a space, by seven points a triangle.
+        """Return the integrals of a function times the functions of a space, by seven points per triangle.
 
         Args:
-            values: Function of points (n, 3), with values (n,). On a divided surface each process asks for those on
-                its own triangles.
+            values: Function of points (n, 3), with values (n,). On a divided surface each process calls it for its own
+                triangles.
             test: The space.
         """
         coordinates, weights = (part.numpy() for part in gauss_rule(7))
@@ -197,11 +197,11 @@ class LayerOperators:
 
     @property
     def _n_own(self) -> int:
-        """How many of the triangles are not only known for being near to others: all of them here."""
+        """Number of own triangles, which come before those known as neighbors only: here all of them."""
         return len(self.mesh)
 
     def _functions(self, space: Space) -> Functions:
-        """Return which functions of a space have their values here."""
+        """Return the functions of a space, as far as this process knows them."""
         return AllFunctions(int(self._space(space).shape[1]))
 
     def _space(self, space: Space) -> csr_array:
@@ -260,6 +260,6 @@ class LayerOperators:
 
     @cached_property
     def _centered(self) -> TriangleMesh:
-        """The mesh about the origin, so that no digits go to its distance from there."""
+        """The mesh moved to the origin, so that no digits are lost to its distance from there."""
         center = torch.from_numpy(self.surface.center)
         return TriangleMesh(self.mesh.vertices.double() - center, self.mesh.triangles)

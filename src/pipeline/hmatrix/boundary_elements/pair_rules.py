@@ -1,8 +1,9 @@
-"""Quadrature rules for pairs of triangles: with a corner, an edge or all in common, or near each other.
+"""Quadrature rules for pairs of triangles that share a corner, an edge or all corners, or are near each other.
 
-A rule is three arrays: barycentric coordinates of q points on either triangle, and q weights that sum up to 1, so that
-areas times weighted sum is the integral over both. For pairs in touch relative coordinates take the singularity of the
-kernel off [1, section 5.2.1]: the integrand that is left is analytic, and errors fall exponentially with the order.
+A rule is three arrays: barycentric coordinates of q points on either triangle, and q weights that sum up to 1. The
+weighted sum times both areas is the integral over both triangles. For touching pairs, relative coordinates remove the
+singularity of the kernel [1, section 5.2.1]: the integrand becomes analytic, and errors fall exponentially with the
+order.
 
 References:
     [1] Sauter, Schwab, "Boundary Element Methods", Springer 2011.
@@ -24,10 +25,10 @@ PairRule = tuple[Array, Array, Array]  # (q, 3), (q, 3), (q,)
 
 @cache
 def touching_rule(n_common: int, order: int) -> PairRule:
-    """Return the rule for triangles with 1, 2 or 3 corners in common, which are the first ones of both.
+    """Return the rule for triangles with 1, 2 or 3 common corners, which come first in both.
 
     Args:
-        n_common: Common corners.
+        n_common: Number of common corners.
         order: Gauss points in each of four directions.
     """
     nodes, weights = np.polynomial.legendre.leggauss(order)
@@ -67,7 +68,7 @@ def conical_rule(order: int) -> tuple[Array, Array]:
 
 
 def product_rule(points: Array, weights: Array) -> PairRule:
-    """Return the rule for pairs that takes all pairs of points of a rule for one triangle."""
+    """Return the rule for pairs of triangles that takes all pairs of points of a rule for one triangle."""
     n = len(weights)
     return np.repeat(points, n, axis=0), np.tile(points, (n, 1)), np.outer(weights, weights).ravel()
 

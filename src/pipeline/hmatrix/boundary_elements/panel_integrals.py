@@ -19,15 +19,15 @@ from pipeline.hmatrix.boundary_elements.pair_rules import (
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
 from pipeline.meshes.triangles import TriangleMesh
 
-_EVALUATIONS = 250_000  # of the kernel at a time: about 60 MB, and faster than with more
+_EVALUATIONS = 250_000  # evaluations of the kernel at a time: about 60 MB, and faster than with more
 _IDENTICAL = 3  # corners that a triangle has in common with itself
 _CLOSE = 0.5  # diameters between the centers of triangles without a common corner: sheets that nearly touch
-_BEYOND = 1.2  # diameters between the centers: one Gauss point less in each direction does
+_BEYOND = 1.2  # diameters between the centers: one Gauss point less in each direction suffices
 
 
 @dataclass(frozen=True, eq=False)
 class PanelIntegrals:
-    """What near pairs of triangles add to the quadrature points' matrices, on functions linear on each triangle.
+    """Corrections to the quadrature points' matrices for near pairs, on functions linear on each triangle.
 
     Function 3 t + a is 1 at corner a of triangle t and falls linearly to 0 on its opposite edge.
 
@@ -48,8 +48,8 @@ class PanelIntegrals:
         Args:
             mesh: The surface.
             wavenumber: k of exp(i k r)/(4 pi r).
-            near: The pairs, each of two triangles once and those of a triangle with itself; shape (2, p).
-            n_points: Quadrature points of a triangle, whose sums the result is a correction to.
+            near: The pairs, shape (2, p): each pair of two triangles once, and each triangle with itself.
+            n_points: Quadrature points of a triangle in the matrices that are corrected.
             order: Gauss points in each direction of the four-dimensional rules.
         """
         n = len(mesh)
@@ -73,13 +73,13 @@ class PanelIntegrals:
                     (3 * part.triangles[side][:, None] + part.corners[side]).numpy() for side in (0, 1)
                 )
                 if int(part.n_common[0]) == _IDENTICAL:
-                    values = [values[0] / 2, values[1] / 2, values[2] / 2]  # both ways round are added below
+                    values = [values[0] / 2, values[1] / 2, values[2] / 2]  # both orders are added below
                 blocks.append((rows, columns, values))
         return cls(*(_assembled(blocks, 3 * n, which) for which in ("single", "double")))
 
 
 def with_rules(mesh: TriangleMesh, pairs: TrianglePairs, order: int) -> list[tuple[TrianglePairs, PairRule]]:
-    """Return all pairs by the rules that they need."""
+    """Group the pairs by the rules that they need."""
     i, j = pairs.triangles
     between = (mesh.centroids[i] - mesh.centroids[j]).norm(dim=1)
     beyond = between > _BEYOND * torch.maximum(mesh.diameters[i], mesh.diameters[j])
@@ -95,7 +95,7 @@ def with_rules(mesh: TriangleMesh, pairs: TrianglePairs, order: int) -> list[tup
 def _assembled(
     blocks: list[tuple[NDArray[np.int64], NDArray[np.int64], list[NDArray[np.number]]]], n: int, which: str
 ) -> csr_array:
-    """Return blocks (p, 3, 3) and what the pairs turned round give as a sparse matrix."""
+    """Assemble the blocks (p, 3, 3) of pairs in both orders into a sparse matrix."""
     rows, columns, entries = [], [], []
     for left, right, (single, forth, back) in blocks:
         straight, turned = (single, single) if which == "single" else (forth, back)
@@ -122,7 +122,7 @@ def integrals(
         torch.take_along_dim(mesh.corners[pairs.triangles[side]], pairs.corners[side][:, :, None], dim=1)
         for side in (0, 1)
     ]
-    # Relative to the first triangle, so that no digits go to the distance from the origin.
+    # Relative to the first triangle, so that no digits are lost to the distance from the origin.
     corners = [part - corners[0][:, :1] for part in corners]
     difference = left @ corners[0] - right @ corners[1]
     G, F = radial(difference.square().sum(dim=2), wavenumber)

@@ -13,11 +13,11 @@ from pipeline.hmatrix.boundary_elements.pair_rules import conical_rule
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
 from pipeline.meshes.triangles import TriangleMesh
 
-_EVALUATIONS = 2_000_000  # of the kernel at a time
-_CLOSE = 3.0  # diameters: triangles whose centers are nearer to a point have a rule of many points
-_CLOSEST = 0.25  # of a diameter: nearer to the surface no rule here is accurate
+_EVALUATIONS = 2_000_000  # evaluations of the kernel at a time
+_CLOSE = 3.0  # diameters: triangles whose centers are nearer to a point get a rule of many points
+_CLOSEST = 0.25  # diameters: nearer to the surface no rule is accurate
 _TOUCHED = 1.0  # diameters from the center: triangles farther off are not closest (2/3 + 1/4 would do)
-_ORDER = 10  # of that rule: at a quarter of a diameter it leaves some 1e-4 of a triangle's potential
+_ORDER = 10  # of the rule of many points: at a quarter of a diameter its relative error is about 1e-4
 
 
 def potential(
@@ -37,7 +37,7 @@ def potential(
         wavenumber: k of exp(i k r)/(4 pi r).
         points: Shape (m, 3).
         single: Density by its values at the corners of each triangle, shape (3 t,).
-        double: The same of the double layer.
+        double: The density of the double layer, likewise.
 
     Raises:
         ConfigError: If a point is nearer to a triangle than a quarter of its longest edge, or is not finite.
@@ -97,7 +97,7 @@ class _Sources:
 
 
 def inside(mesh: TriangleMesh, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which points a closed surface is around: the double layer of Laplace's equation is -1 there, by Gauss."""
+    """Tell which points are inside of a closed surface: there Laplace's double layer of 1 is -1, by Gauss's law."""
     return potential(mesh, 0j, points, double=np.ones(3 * len(mesh))) < -0.5
 
 
@@ -111,7 +111,7 @@ def too_near(mesh: TriangleMesh, points: NDArray[np.float64]) -> NDArray[np.bool
 
 
 def _require_distance(mesh: TriangleMesh, points: NDArray[np.float64]) -> None:
-    """Raise unless points keep a quarter of its size from each triangle, corners and edges included."""
+    """Raise ConfigError if a point is nearer to a triangle, edges included, than a quarter of its longest edge."""
     close = np.flatnonzero(too_near(mesh, points))
     if len(close):
         worst = int(close[0])

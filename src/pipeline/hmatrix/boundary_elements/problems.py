@@ -32,15 +32,15 @@ logger = logging.getLogger("pipeline.hmatrix")
 Region = Literal["interior", "exterior"]
 BoundaryValues = Callable[[NDArray[Any]], NDArray[Any]]
 _RESTART = 100
-ITERATIONS = 1000  # at most, unless others are asked for
-_COARSE, _COARSEST = 6.0, 3.0  # triangles for each wavelength: fewer are warned of, or refused
-# Triangles beside the length 1/decay over which a screened field falls: larger ones are warned of, or refused.
+ITERATIONS = 1000  # default of the largest number of iterations
+_COARSE, _COARSEST = 6.0, 3.0  # triangles per wavelength: with fewer, a warning or an error
+# Size of a triangle relative to the length 1/decay over which a screened field falls: beyond, a warning or an error.
 _STEEP, _STEEPEST = 1.0, 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class BoundarySolution:
-    """The solution of a boundary value problem, by layers on the surface.
+    """The solution of a boundary value problem, as potentials of layers on the surface.
 
     Attributes:
         mesh: The surface.
@@ -48,7 +48,7 @@ class BoundarySolution:
         side: The side that the solution lives on; None for a screen, which has two sides.
         single, double: Densities by their values at the corners of each triangle, shape (3 t,), or None.
         unknown: What was solved for: values of the triangles, or of the vertices.
-        space: Its space.
+        space: The space of `unknown`.
         info: How the solve went.
         notes: What the caller should know.
     """
@@ -64,7 +64,7 @@ class BoundarySolution:
     notes: tuple[str, ...] = ()
 
     def __call__(self, points: ArrayLike) -> NDArray[Any]:
-        """Return the solution at points (m, 3), NaN at those on the surface's other side; costs O(m t).
+        """Return the solution at points (m, 3), NaN on the other side of the surface; costs O(m t).
 
         Raises:
             ConfigError: If a point is nearer to the surface than a quarter of a triangle.
@@ -89,8 +89,9 @@ def solve_dirichlet(
 
     Inside, and outside for Laplace and Yukawa: V t = (K +- 1/2) u for the normal derivative t, constant on each
     triangle. Outside for Helmholtz: (1/2 + K - i eta V) phi = u with the field D phi - i eta S phi, which is solvable
-    at every wavenumber [1, 2]; for eta see `coupling`. Inside, Helmholtz has resonances, where no solution is unique:
-    fields that are known are solved for beside the wanted one, and tell by a note or an error where one is near.
+    at every wavenumber [1, 2]; for eta see `coupling`. Inside, Helmholtz has resonances, at which solutions are not
+    unique. Known fields are solved for together with the wanted one, and show if a resonance is near: the result then
+    has a note, or an error is raised.
 
     Args:
         mesh: Closed, normals out of the body.
@@ -154,16 +155,16 @@ def solve_neumann(
 
     Args:
         mesh: Closed, normals out of the body.
-        derivatives: Function of points and normals (n, 3), or values of the triangles; along the normal out of the
-            body on either side.
+        derivatives: Derivatives along the normal out of the body, for either side: a function of points and normals
+            (n, 3), or values of the triangles.
         side: The side on which the field is wanted; outside it radiates, or decays.
         kernel: Fundamental solution of the equation; Laplace's by default.
         tolerance: Tolerance of the compression, and relative residual of the solve.
         operators: Operators of this mesh and kernel, if they have been made already.
 
     Raises:
-        ConfigError: If the mesh is not usable or too coarse for the wave, or if as much does not flow out of a body as
-            in where Laplace's equation holds inside, or if that is to hold outside of a body with a cavity.
+        ConfigError: If the mesh is not usable or too coarse for the wave; for Laplace's equation also if the net flux
+            out of a body is not 0 (inside), or if a body has a cavity (outside).
         ConvergenceError: If the iteration does not converge, or the wavenumber is too near a resonance.
     """
     layers, notes = _layers(mesh, kernel, tolerance, operators)
@@ -225,10 +226,10 @@ def solve_system(
         system: The Galerkin matrix.
         right: Right-hand sides, shape (n,) or (n, m).
         tolerance: Relative residual, 2-norm.
-        shift: Numbers m and groups of the unknowns, where constants on each group are in the null space of the matrix:
-            m m^T / |m|² of each group is added to it.
+        shift: Weights m and groups of the unknowns, for a matrix whose null space has the constants on each group:
+            m m^T / |m|² of each group, times the mean of the near diagonal, is added to the matrix.
         max_iterations: Largest number of iterations.
-        communicator: The processes among which the unknowns are divided. A shift is for one process alone.
+        communicator: The processes among which the unknowns are divided. A shift works on one process only.
 
     Raises:
         ConfigError, TypeError, ValueError: If right-hand sides are not finite, or options are wrong.
@@ -298,28 +299,28 @@ def _fields(
 
 
 def _judged(waves: KnownWaves, fields: list[BoundarySolution]) -> BoundarySolution:
-    """Return the first field, with what the others tell of it."""
+    """Return the first field, with notes from the others, which should be the known waves."""
     first = fields[0]
     return replace(first, notes=(*first.notes, *waves.judge(first.mesh, fields[1:])))
 
 
 def notes_on(layers: LayerOperators) -> tuple[str, ...]:
-    """Return what is to be said of a surface: its diagnosis's warnings, and what thin triangles and short waves cost.
+    """Return notes on a surface: the warnings of its diagnosis, and errors due to thin triangles and short waves.
 
     Raises:
-        ConfigError: If integrals are so far off, or triangles so large beside a wave, that a solution would mean
-            nothing.
+        ConfigError: If integrals are so wrong, or triangles so large beside a wave, that a solution would be
+            meaningless.
     """
     warnings = tuple(str(finding) for finding in layers.diagnosis.warnings)
     return (*warnings, *notes_on_shape(layers), *notes_on_wave(layers.mesh, layers.wavenumber))
 
 
 def notes_on_wave(mesh: TriangleMesh, wavenumber: complex) -> tuple[str, ...]:
-    """Return what is to be said of a mesh that is coarse beside the wavelength, or beside the decay of a field.
+    """Return notes on a mesh that is coarse beside the wavelength, or beside the decay of a field.
 
     Raises:
-        ConfigError: If it has fewer than three triangles for each wavelength somewhere, or a triangle five times as
-            long as the distance 1/decay.
+        ConfigError: If the mesh has fewer than three triangles for each wavelength somewhere, or a triangle more than
+            five times as long as the distance 1/decay.
     """
     worst = int(mesh.diameters.argmax())
     size = float(mesh.diameters[worst])
@@ -360,7 +361,7 @@ def _layers(
     kernel = kernel or (operators.kernel if operators else LaplaceSingleLayer())
     layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance)
     if layers.mesh is not mesh or layers.kernel != kernel or layers.screen:
-        raise ValueError("operators: they are those of another mesh or kernel, or of a screen")
+        raise ValueError("operators: they belong to another mesh or kernel, or to a screen")
     return layers, notes_on(layers)
 
 

@@ -1,4 +1,4 @@
-"""Integrals of 1/|x - y| over triangles: exact where it is singular or nearly so, Gauss rules elsewhere."""
+"""Integrals of 1/|x - y| over triangles: exact where the integrand is singular or nearly so, Gauss rules elsewhere."""
 
 import math
 
@@ -69,7 +69,7 @@ def triangle_potential(points: Tensor, corners: Tensor) -> Tensor:
         t = _dot(start - points, torch.linalg.cross(along, normal))
         square = t * t + height * height
         far, near = (upper * upper + square).sqrt(), (lower * lower + square).sqrt()
-        # Of the two equal forms (R+ + l+)/(R- + l-) = (R- - l-)/(R+ - l+), the one whose terms do not cancel.
+        # (R+ + l+)/(R- + l-) = (R- - l-)/(R+ - l+): take the form whose terms do not cancel.
         beyond = upper + lower < 0
         numerator = torch.where(beyond, near - lower, far + upper)
         denominator = torch.where(beyond, far - upper, near + lower)
@@ -99,11 +99,11 @@ def self_mean(corners: Tensor) -> Tensor:
 def pair_means(targets: Tensor, sources: Tensor) -> Tensor:
     """Return the mean of 1/|x - y| over pairs of different triangles of shape (p, 3, 3) each; shape (p,).
 
-    The integral over one triangle is exact, that over the other by a rule, both ways and averaged, so that
-    the result is symmetric. A rule of three points serves beyond 1.5 diameters between the centers and one
-    of seven beyond 1. Closer triangles may touch: the potential then has kinks r log r along the common
-    edge, on which four times the points leave a quarter of the error, so that one extrapolation from 7 to
-    28 points is worth several subdivisions and leaves less than a thousandth.
+    The integral over one triangle is exact, and that over the other uses a rule; both orders are averaged, so
+    that the result is symmetric. If the centers are more than 1.5 diameters apart, three points suffice, and
+    beyond 1 diameter seven. Closer triangles may touch: the potential then has kinks r log r along the common
+    edge, where four times the points leave a quarter of the error. One extrapolation from 7 to 28 points is
+    thus worth several subdivisions, and leaves a relative error of less than a thousandth.
     """
     separation = (targets.mean(dim=1) - sources.mean(dim=1)).norm(dim=1)
     diameter = torch.maximum(*((t - t.roll(1, dims=1)).norm(dim=2).amax(dim=1) for t in (targets, sources)))
@@ -119,7 +119,7 @@ def pair_means(targets: Tensor, sources: Tensor) -> Tensor:
 
 
 def _symmetric_mean(targets: Tensor, sources: Tensor, rule: QuadratureRule) -> Tensor:
-    """Return the mean with the inner integral exact and the outer by the rule, natively: see `native/potential.hpp`."""
+    """Return the mean, with an exact inner integral and the rule outside, natively: see `native/potential.hpp`."""
     corners = (
         part.detach().cpu().double().reshape(-1, 9).contiguous().numpy() for part in (targets, sources)
     )

@@ -27,7 +27,7 @@ Condition = Literal["soft", "hard"]
 
 
 class Incident(Protocol):
-    """A wave that comes in: a solution of Helmholtz's equation around the surface."""
+    """An incident wave: a solution of Helmholtz's equation around the surface."""
 
     def values(self, points: NDArray[np.float64]) -> NDArray[Any]:
         """Return its values at points (n, 3)."""
@@ -42,7 +42,7 @@ class PlaneWave:
 
     Attributes:
         wavenumber: k.
-        direction: d, where it goes; of any length but 0.
+        direction: d, the direction of propagation, of any length but 0.
     """
 
     wavenumber: float
@@ -70,7 +70,7 @@ class PointSource:
 
     Attributes:
         wavenumber: k.
-        place: Its place.
+        place: Place of the source, where r = 0.
     """
 
     wavenumber: float
@@ -95,9 +95,9 @@ class Scattering:
 
     Attributes:
         scattered: The scattered field as a function of points.
-        incident: The wave that came in.
+        incident: The incident wave.
         condition: "soft" or "hard".
-        operators: Those of the surface, to solve for other waves with.
+        operators: The operators of the surface, which can solve for other waves.
     """
 
     scattered: BoundarySolution
@@ -124,7 +124,7 @@ class Scattering:
         return np.asarray(self.scattered(places) + self.incident.values(places))
 
     def far_field(self, directions: ArrayLike) -> NDArray[Any]:
-        """Return f with a scattered field of exp(i k r)/r f(direction) far away; directions (m, 3) of any length."""
+        """Return f in directions (m, 3) of any length; far away, exp(i k r)/r f(direction) is the scattered field."""
         solution, mesh = self.scattered, self.scattered.mesh
         towards = np.asarray(directions, np.float64)
         if towards.ndim != 2 or towards.shape[1] != 3:
@@ -162,19 +162,19 @@ def solve_scattering(
 ) -> Scattering:
     """Solve for the wave that a surface scatters.
 
-    A closed body, at every wavenumber [1]: (1/2 + K' - i eta V) t = t_i - i eta u_i for the normal derivative t of
-    the total field where it is soft, for eta see `coupling`; (1/2 - K + i/k W) u = u_i + i/k t_i for its values u where
-    it is hard. An open screen: V t = u_i, or W u = t_i, for the jumps.
+    A soft closed body, at every wavenumber [1]: (1/2 + K' - i eta V) t = t_i - i eta u_i for the normal derivative t of
+    the total field; for eta see `coupling`. A hard closed body: (1/2 - K + i/k W) u = u_i + i/k t_i for the values u of
+    the total field. An open screen: V t = u_i (soft) or W u = t_i (hard) for the jumps.
 
     Args:
-        mesh: The surface; of a closed body normals point out.
-        incident: What comes in, such as a `PlaneWave`.
+        mesh: The surface; the normals of a closed body point out.
+        incident: The incident wave, such as a `PlaneWave`.
         wavenumber: k, in the inverse unit of the mesh.
         condition: "soft" where the field vanishes on the surface, "hard" where its normal derivative does.
-        screen: Whether the surface is an open screen; left out, its open edges tell.
+        screen: Whether the surface is an open screen; by default, whether the mesh has open edges.
         tolerance: Tolerance of the compression, and relative residual of the solve. Triangles limit the accuracy:
             errors fall as the square of their size, on screens as their size.
-        operators: Operators of this mesh and wavenumber, from a solve before.
+        operators: Operators of this mesh and wavenumber, from an earlier solve.
 
     Raises:
         ConfigError: If the mesh is not usable, or too coarse for the wave or for a hard screen.
@@ -193,7 +193,7 @@ def solve_scattering(
     kernel = Helmholtz(wavenumber)
     layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance, screen=is_screen)
     if (layers.mesh is not mesh) or layers.kernel != kernel or layers.screen != is_screen:
-        raise ValueError("operators: they are those of another mesh, wavenumber or kind of surface")
+        raise ValueError("operators: they belong to another mesh, wavenumber or kind of surface")
     return scattered_by(
         mesh, layers, incident,
         condition=condition, tolerance=tolerance, max_iterations=max_iterations, notes=notes_on(layers),
@@ -217,7 +217,7 @@ def scattered_by(
         mesh: The triangles of this process: all of them without a communicator.
         layers: Operators of the surface.
         incident, condition, tolerance, max_iterations: See `solve_scattering`.
-        notes: What is to be said of the surface.
+        notes: Notes on the surface.
         communicator: The processes among which the surface is divided. Each gets its own share of the solution.
     """
     is_screen = layers.screen

@@ -5,9 +5,9 @@ Unknowns are the charges q of the triangles, and row i is the mean potential ove
     A = W' K W + C,   K_xy = 1/(4 pi |x - y|) between quadrature points, 0 where x = y.
 
 W spreads a charge evenly over the points of its triangle, W' takes the mean. K is a kernel matrix and what
-an H2 matrix compresses; C is sparse and symmetric, and replaces what K says of near triangles by the
-Galerkin integral. With one point a triangle the far field is wrong by (diameter/distance)² each, which sums
-to O(h) in the charge; with three the error is far below that of the constants.
+an H2 matrix compresses; C is sparse and symmetric, and replaces K's values between near triangles by the
+Galerkin integrals. With one point per triangle, each entry of the far field has a relative error of
+(diameter/distance)², and the charge one of O(h); with three, the error is far below that of the constants.
 """
 
 import math
@@ -40,17 +40,17 @@ class Solver(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SingleLayer:
-    """The single-layer operator of a mesh, but for the kernel matrix of its points.
+    """The single-layer operator of a mesh, without the kernel matrix of its points.
 
     Attributes:
         mesh: The surface.
         n_points: Quadrature points of each triangle, 1 or 3; those of triangle t are rows t n_points + 0, 1, ... of
             `points`.
         near: Triangles interact exactly within `near` times the larger of their diameters.
-        near_field: The near integrals, where they are known from before; computed when they are first wanted otherwise.
+        near_field: The near integrals, if they are known already; else they are computed at their first use.
 
     Raises:
-        ValueError: If the near field is that of another mesh or choice of points.
+        ValueError: If the near field belongs to another mesh or choice of points.
     """
 
     mesh: TriangleMesh
@@ -107,7 +107,7 @@ class SingleLayerOperator:
     """A = W' K W + C as a product.
 
     Attributes:
-        layer: All but K.
+        layer: All parts except K.
         far: K.
     """
 
@@ -122,7 +122,7 @@ class SingleLayerOperator:
         return len(self.layer.mesh), len(self.layer.mesh)
 
     def __matmul__(self, x: Vectors) -> Vectors:
-        """Return A x for charges of shape (t,) or (t, m): a tensor of a tensor, an array of an array."""
+        """Return A x for charges of shape (t,) or (t, m): a tensor for a tensor, an array for an array."""
         y: Vectors = arrays_as_tensors(self._product)(x)
         return y
 
@@ -167,7 +167,7 @@ def solve_capacitance(
 
 
 def capacitance(charges: Tensor) -> float:
-    """Return the capacitance in units of 4 pi eps0 that the charges of a surface at unit potential amount to."""
+    """Return the capacitance, in units of 4 pi eps0, from the charges of a surface at unit potential."""
     return float(charges.sum()) / (4 * math.pi)
 
 

@@ -1,7 +1,7 @@
 """Piecewise constant and linear functions on a mesh, in terms of functions linear on each triangle.
 
 Function 3 t + a of the latter is 1 at corner a of triangle t and 0 on its opposite edge. A space of n functions is a
-sparse matrix of shape (3 t, n) that says what each is at the corners.
+sparse matrix of shape (3 t, n) that holds the values of its functions at the corners.
 """
 
 from typing import Literal
@@ -19,7 +19,7 @@ def space_matrix(mesh: TriangleMesh, space: Space) -> csr_array:
 
     Args:
         mesh: The surface.
-        space: "P0", constant on each triangle; "P1", continuous and linear, one function a vertex; "P1_0", those of
+        space: "P0", constant on each triangle; "P1", continuous and linear, one function per vertex; "P1_0", those of
             "P1" that vanish on open edges, in their order.
     """
     corners = mesh.triangles.numpy().reshape(-1)

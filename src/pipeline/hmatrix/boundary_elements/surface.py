@@ -1,4 +1,4 @@
-"""What operators on a part of a surface have to know of all of it."""
+"""What operators on a part of a surface need to know of the whole surface."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ from pipeline.meshes.triangles import TriangleMesh
 
 @dataclass(frozen=True, eq=False)
 class WholeSurface:
-    """A surface in a few numbers.
+    """Numbers that describe a whole surface.
 
     Attributes:
-        n_triangles, n_vertices, n_parts: Size of the mesh, and how many connected parts it has.
+        n_triangles, n_vertices, n_parts: Number of triangles, vertices and connected parts.
         area: The sum of the triangles' areas.
         shortest: The least diameter of a triangle.
         longest: The largest diameter of a triangle.
         center: The mean of the vertices, shape (3,).
-        radius: The largest distance of a vertex from the middle of the smallest box around all.
+        radius: The largest distance of a vertex from the middle of the bounding box.
         open_vertices: Vertices on open edges, sorted.
     """
 
@@ -35,7 +35,7 @@ class WholeSurface:
 
     @classmethod
     def of(cls, mesh: TriangleMesh, diagnosis: Diagnosis) -> "WholeSurface":
-        """Look at a mesh that is usable."""
+        """Describe a mesh that is usable."""
         vertices = mesh.vertices.double().numpy()
         middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
         return cls(
