@@ -1,6 +1,6 @@
 """Kernels k(x, y) of points, and the registry that builds them by name.
 
-To add one: a frozen dataclass with `name` and `block`, and a line in `KERNELS` (see docs/how-to/kernel.md).
+A new kernel is a frozen dataclass with `name` and `block`, and a line in `KERNELS` (see docs/how-to/kernel.md).
 """
 
 from difflib import get_close_matches
@@ -96,15 +96,15 @@ def require_usable(kernel: Kernel, points: NDArray[np.float64]) -> None:
     """Try a kernel on a few points, shape (n, d), before much is computed with it.
 
     Raises:
-        ConfigError: If it does not take points of so many coordinates, or if a function of the user's own gives no
-            block of numbers.
+        ConfigError: If the kernel does not take points of this dimension, or a user's function does not give a block
+            of numbers.
     """
     if isinstance(kernel, Imported):
         kernel.require_usable(torch.from_numpy(points))
         return
     try:
         kernel(points[:1], points[:1])
-    except ConfigError:  # of a function of the user's own in a sum; it says what to do
+    except ConfigError:  # raised by a user's function in a sum; its text says what to do
         raise
     except ValueError as error:
         raise ConfigError(f"kernel: {error}; take another kernel, or other points.coordinates") from None

@@ -23,7 +23,7 @@ from pipeline.runtime.words import shown
 Points = TypeVar("Points", NDArray[Any], Tensor)
 _NUMBERS = int | float | complex | np.number
 
-#: Kernels that files and studies know by name. Those of one's own are written with the path of their class.
+#: Kernels that files and studies know by name. A user's kernels are stored with the path of their class.
 KERNELS: dict[str, type["Kernel"]] = {}
 
 
@@ -32,14 +32,14 @@ class Kernel:
     """A function k(x, y) of two points, evaluated on whole blocks.
 
     Attributes:
-        name: Under which the kernel is registered, and stored.
-        symmetric: k(x, y) = k(y, x).
-        positive_definite: Its integral operator is positive definite, so that the matrix is too, given the
-            diagonal that belongs to it; a Cholesky factorization is tried first.
-        is_complex: Blocks are complex.
-        conditional_degree: Where the kernel is positive definite only on coefficients that are orthogonal to
-            polynomials, their degree; else -1.
-        singular: k(x, y) grows without bound as y approaches x; k(x, x) is then given as 0.
+        name: Name under which the kernel is registered and stored.
+        symmetric: Whether k(x, y) = k(y, x).
+        positive_definite: Whether the integral operator is positive definite. The matrix is then positive definite too,
+            given the diagonal that belongs to it, and a Cholesky factorization is tried first.
+        is_complex: Whether blocks are complex.
+        conditional_degree: Degree of the polynomials to which coefficients must be orthogonal for the kernel to be
+            positive definite; -1 for other kernels.
+        singular: Whether k(x, y) grows without bound as y approaches x; k(x, x) is then given as 0.
     """
 
     name: ClassVar[str] = ""
@@ -49,11 +49,11 @@ class Kernel:
     singular: ClassVar[bool] = False
     conditional_degree: ClassVar[int] = -1
 
-    # NumPy's numbers leave their products with a kernel to it.
+    # Makes NumPy's numbers leave their products with a kernel to this class.
     __array_ufunc__: ClassVar[None] = None
 
     def __call__(self, targets: Points, sources: Points) -> Points:
-        """Return the block k(targets, sources) of shape (..., m, n): an array where both are NumPy's."""
+        """Return the block k(targets, sources) of shape (..., m, n): a tensor for tensors, an array for arrays."""
         if isinstance(targets, Tensor) and isinstance(sources, Tensor):
             return self.block(targets, sources)
         if isinstance(targets, Tensor) or isinstance(sources, Tensor):
@@ -61,7 +61,7 @@ class Kernel:
         return self.block(_as_tensor(targets), _as_tensor(sources)).numpy()
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
-        """Return the block k(targets, sources) of shape (..., m, n) of two tensors: what a kernel has to define."""
+        """Return the block k(targets, sources) of shape (..., m, n) for two tensors. Every kernel defines this."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to evaluate a block")
 
     def diagonal(self, points: Points) -> Points:
@@ -69,10 +69,10 @@ class Kernel:
         return self(points[..., None, :], points[..., None, :])[..., 0, 0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return name and parameters, as JSON can hold them.
+        """Return name and parameters in a form that JSON can hold.
 
         Raises:
-            ConfigError: If a kernel of one's own could not be made again from what is written.
+            ConfigError: If a user's kernel could not be rebuilt from them.
         """
         parameters = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         if KERNELS.get(self.name) is type(self):
@@ -108,7 +108,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class _Combination(Kernel):
-    """Several kernels made one."""
+    """A combination of several kernels."""
 
     terms: tuple[Kernel, ...]
 
@@ -118,7 +118,7 @@ class _Combination(Kernel):
 
     @property
     def positive_definite(self) -> bool:  # type: ignore[override]
-        # Sums, and elementwise products by Schur's theorem, of positive definite matrices are such.
+        # Sums of positive definite matrices are positive definite, and so are elementwise products by Schur's theorem.
         return all(term.positive_definite for term in self.terms)
 
     @property
@@ -199,7 +199,7 @@ class Scaled(Kernel):
 
 @dataclass(frozen=True)
 class Swapped(Kernel):
-    """k(y, x) of a kernel k that tells its arguments apart."""
+    """k(y, x) for a kernel k that need not be symmetric."""
 
     name: ClassVar[str] = "swapped"
     kernel: Kernel
@@ -224,7 +224,7 @@ class Swapped(Kernel):
 
 
 def of_class(path: str, parameters: dict[str, Any]) -> Kernel:
-    """Return the kernel of a class of one's own, by its import path, from a module that is imported already.
+    """Build a kernel of a user's class from its import path; the module must be imported already.
 
     A file that names a class is data: it imports nothing, and calls nothing but the class of a kernel.
 
@@ -248,7 +248,7 @@ def of_class(path: str, parameters: dict[str, Any]) -> Kernel:
 
 
 def _of_its_own_class(kernel: Kernel, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return what `of_class` makes a kernel of one's own from, once it was tried."""
+    """Return the description from which `of_class` rebuilds a user's kernel, after trying that it does."""
     kind = type(kernel)
     path = f"{kind.__module__}:{kind.__qualname__}"
     where = "the program that runs" if kind.__module__ == "__main__" else "a function"
@@ -302,7 +302,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(value: Any) -> Any:
-    """Return what `_plain` wrote as it was."""
+    """Return the value that `_plain` wrote."""
     if isinstance(value, dict) and value.keys() == {"real", "imag"}:
         return complex(value["real"], value["imag"])
     return tuple(map(_typed, value)) if isinstance(value, list) else value

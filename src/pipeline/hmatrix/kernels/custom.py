@@ -1,4 +1,4 @@
-"""A kernel of the user's own."""
+"""Kernels that a user's Python function defines."""
 
 import inspect
 import pkgutil
@@ -17,8 +17,8 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.kernels.base import Kernel
 
-#: Points that a function is tried on before it is used, and how far two values of one pair may lie apart, relative to
-#: the largest: distances by products of coordinates are off by the square root of the precision.
+#: Number of points that a function is tried on before it is used, and largest accepted difference between two values of
+#: one pair, relative to the largest value: distances from products of coordinates lose half of the digits.
 TRIED, SAME = 16, 1e-6
 
 
@@ -26,9 +26,9 @@ TRIED, SAME = 16, 1e-6
 class Custom(Kernel):
     """Any function of two point tensors (..., m, d), (..., n, d) that returns the block (..., m, n).
 
-    What it is, it must say itself. The cautious defaults are right for every function, and lead to an LU
-    factorization, the dearest. A real kernel that is positive definite is symmetric, too. A singular kernel has to give
-    0 between equal points.
+    The kernel's properties have to be declared. The cautious defaults are right for every function, but lead to an LU
+    factorization, the most expensive one. A real kernel that is positive definite is symmetric, too. A singular kernel
+    has to give 0 between equal points.
     """
 
     name: ClassVar[str] = "custom"
@@ -57,7 +57,7 @@ class Custom(Kernel):
 
 @dataclass(frozen=True)
 class Imported(Kernel):
-    """A function of one's own by its import path, as `Custom`; this one can be stored.
+    """A user's function given by its import path. Unlike `Custom`, this kernel can be stored.
 
     Attributes:
         path: The function, as package.module:name. It is called with two point tensors (..., m, d) and (..., n, d) and
@@ -99,7 +99,7 @@ class Imported(Kernel):
             found = pkgutil.resolve_name(self.path)(targets, sources)
         except MemoryError:
             raise
-        except (Exception, SystemExit) as error:  # whatever a function of the user's own does
+        except (Exception, SystemExit) as error:  # whatever a user's function does
             file, line = _place(error.__traceback__, self.path)
             text = " ".join(str(error).split())[:200]
             raise ConfigError(
@@ -109,14 +109,14 @@ class Imported(Kernel):
         return _checked(found, self.path, targets, sources, self.is_complex)
 
     def require_usable(self, points: Tensor) -> None:
-        """Try the function on a handful of points, as compression will call it.
+        """Try the function on a few points, as compression will call it.
 
         Args:
-            points: Shape (n, d), of which the first few are taken.
+            points: Shape (n, d); the first few are used.
 
         Raises:
-            ConfigError: If the function raises, returns no block, none of finite numbers, or not the same one for
-                points that come in batches; or if it says that it is symmetric and is not.
+            ConfigError: If the function raises, does not return a block of finite numbers, or returns another block for
+                points that come in batches; or if the kernel is declared symmetric and is not.
         """
         few = points[:TRIED]
         block, swapped = self.block(few, few[: TRIED // 2]), self.block(few[: TRIED // 2], few)
@@ -148,12 +148,12 @@ class Imported(Kernel):
 
 
 def _place(raised: TracebackType | None, path: str) -> tuple[str, int | None]:
-    """File and line of the user's own in which an error was raised; what libraries do with it lies behind that.
+    """Return the file and the line of the user's code in which an error was raised, without frames of libraries.
 
     Args:
         raised: The error's traceback.
-        path: The function's import path. Its module's file counts, and the one that the function was written in.
-            Where the error passes through neither, the last place of all is told.
+        path: The function's import path. The user's code is the file of its module and the file that the function was
+            written in. If the error passes through neither, the last frame is returned.
     """
     module, _, name = path.partition(":")
     there = sys.modules.get(module)
@@ -199,6 +199,6 @@ def _checked(found: Any, name: str, targets: Tensor, sources: Tensor, is_complex
 
 
 def _say_symmetric(kernel: Custom | Imported) -> None:
-    """Let a real kernel that is said to be positive definite be symmetric; samples need its Cholesky factor."""
+    """Declare a real kernel symmetric if it is declared positive definite; samples need its Cholesky factor."""
     if kernel.positive_definite and not kernel.is_complex:
         object.__setattr__(kernel, "symmetric", True)

@@ -39,7 +39,7 @@ def distances(targets: Tensor, sources: Tensor, lengths: LengthScale = 1.0) -> T
     """Return |(x - y)/lengths| for points of shapes (..., m, d) and (..., n, d), shape (..., m, n)."""
     if _dimension(targets, sources, lengths) <= _FEW_DIMENSIONS:
         return squared_distances(targets, sources, lengths).sqrt_()
-    # Coordinates are divided before they are subtracted here, for which single precision has no digits to spare.
+    # Here coordinates are divided before they are subtracted, which needs the digits of double precision.
     x, y = (_divided(points.double(), lengths) for points in (targets, sources))
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").to(targets.dtype)
 

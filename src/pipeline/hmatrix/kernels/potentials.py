@@ -1,7 +1,7 @@
 """Fundamental solutions of elliptic equations in the plane and in space: the kernels of boundary elements.
 
-All are singular at r = 0, where they are given as 0: the true self term of an element is a matter of its
-shape and is added to the diagonal by who knows it.
+All are singular at r = 0, where they are given as 0: the true self term of an element depends on its shape,
+and callers who know it add it to the diagonal.
 """
 
 import math
@@ -40,8 +40,8 @@ def _require_plane_or_space(kernel: Kernel, points: Tensor, instead: str = "") -
 class LaplaceSingleLayer(Kernel):
     """The potential of a point charge: 1/(4 pi r) in space, -log(r)/(2 pi) in the plane.
 
-    In the plane it is positive definite on sets of logarithmic capacity below 1 only, such as within a unit
-    disc.
+    In the plane it is positive definite only on sets of logarithmic capacity below 1, such as sets within a
+    unit disc.
     """
 
     name: ClassVar[str] = "laplace_single_layer"
