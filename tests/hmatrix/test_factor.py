@@ -273,7 +273,7 @@ def test_kinds_that_do_not_fit_are_refused():
         H2Matrix.from_kernel(points, kernels.Matern(), sources=points).factorize()
     with pytest.raises(ValueError, match="root"):
         A.factorize(kind="lu").multiply_root(np.ones(100))
-    with pytest.raises(ValueError, match="a root is that of a Cholesky factorization, not of lu"):
+    with pytest.raises(ValueError, match="only a Cholesky factorization has a root, and this is lu"):
         A.factorize(kind="lu").multiply_root_transposed(np.ones(100))
 
 

@@ -1,4 +1,4 @@
-"""Parts of many points foretell what a factorization of all will leave."""
+"""Subsets of many points predict the residual that a factorization of all points leaves."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_a_tolerance_that_would_fail_is_not_tried(few):
     assert F.tolerance == 1e-5 > F.used_tolerance
     assert F.trust.residual <= np.sqrt(1e-5)
     (note,) = F.notes  # and none of an attempt in vain
-    assert "parts of the points foretell" in note
+    assert "subsets of the points predict" in note
 
 
 def test_growth_from_part_to_part_foretells_what_is_measured(few, monkeypatch):

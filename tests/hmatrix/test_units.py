@@ -112,7 +112,7 @@ def test_a_singular_kernel_of_ones_own_has_to_be_0_at_0_in_a_sum_too():
 
     own = Custom(bad, symmetric=True, singular=True)
     for kernel in (own, own + Matern(), 2.0 * own):
-        with pytest.raises(ValueError, match="the kernel says that it is singular, and gives 1e"):
+        with pytest.raises(ValueError, match="the kernel says that it is singular, but gives 1e"):
             H2Matrix.from_kernel(POINTS, kernel)
 
 
@@ -121,7 +121,7 @@ def test_a_kernel_that_is_not_positive_definite_is_told_so_and_no_nugget_is_advi
     for nugget in (0.1, 1.0):
         A = H2Matrix.from_kernel(POINTS, kernel, diagonal=nugget)
         assert np.linalg.eigvalsh(A.to_dense())[0] < 0
-        with pytest.raises(ConvergenceError, match="have the eigenvalue -") as raised:
+        with pytest.raises(ConvergenceError, match="has the eigenvalue -") as raised:
             A.factorize()
         assert "nugget" not in str(raised.value)
         # The advice, tried.

@@ -1,4 +1,4 @@
-"""Which pairs of boxes are near, and stay dense or are divided further, and which are far, and are compressed."""
+"""Admissibility: far pairs of boxes are compressed; near pairs are divided further or stay dense."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,10 +15,9 @@ AnyBoxes = ClusterTree | Bounds
 
 @dataclass(frozen=True)
 class Strong:
-    """Far are boxes apart by more than `separation` times the diameter of the smaller: ranks stay bounded.
+    """Boxes are far if their distance exceeds `separation` times the smaller diameter; ranks then stay bounded.
 
-    Boxes that hold one place only, however many points, are far from everything but themselves: their blocks have
-    rank 1.
+    A box whose points all coincide is far from every other box: its blocks have rank 1.
     """
 
     name: ClassVar[str] = "strong"
@@ -39,7 +38,7 @@ class Strong:
 
 @dataclass(frozen=True)
 class Weak:
-    """Every box is far from every other: HSS, right in one dimension, on curves and where nothing is near."""
+    """Every box is far from every other (HSS): for one dimension, curves, and matrices without a near field."""
 
     name: ClassVar[str] = "weak"
 
@@ -56,7 +55,7 @@ ADMISSIBILITIES: dict[str, type[Strong] | type[Weak]] = {rule.name: rule for rul
 
 
 def as_admissibility(rule: Admissibility | str | None) -> Admissibility | None:
-    """Return a rule, or the one of this name with its defaults, or None where the points shall decide."""
+    """Return the rule, or the rule of this name with its defaults, or None if the points are to decide."""
     if rule is None or isinstance(rule, Strong | Weak):
         return rule
     if not isinstance(rule, str) or rule not in ADMISSIBILITIES:
@@ -83,11 +82,11 @@ class Lists:
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Near and far pairs of a pair of trees with equally many levels.
+    """Near and far pairs of boxes of two trees with equally many levels.
 
     Attributes:
-        near, far: The column boxes of every row box on its level, over all levels. A far pair's parents are
-            near; the near pairs of the leaves and all far pairs tile the matrix.
+        near, far: For every row box, the near or far column boxes of its level. The parents of a far pair are near;
+            the near pairs of the leaves and all far pairs tile the matrix.
         near_columns, far_columns: The same for every column box; the same objects where both trees are one.
     """
 
@@ -149,7 +148,7 @@ def pairs_of(lists: Lists, *, mirrored: bool) -> tuple[Ints, Ints]:
 
 
 def lists_of(owners: Ints, members: Ints, n_boxes: int) -> Lists:
-    """Return the members of each of n boxes, from pairs of an owner and a member."""
+    """Collect pairs (owner, member) into one list of members per box."""
     order = np.lexsort((members, owners))
     start = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=n_boxes))]).astype(np.int64)
     return Lists(start=start, boxes=np.ascontiguousarray(members[order], dtype=np.int32))

@@ -40,15 +40,16 @@ _TIGHTEST = 1e-13
 _COMPRESSED = 1e-11  # the tightest tolerance of a compression
 _FACTORIZATIONS = 4
 _PROBED = 8  # right-hand sides that tell how often to refine
-# Of the tolerance, in solves: it is of full rank, and from a third on inflates ranks and the sketch.
+# Share of the tolerance that solves may err by: their error is of full rank, and from a third of the tolerance on it
+# inflates ranks and the sketch.
 _NOISE = 0.08
-_TIGHTER = 3e-4  # of the tolerance, for the first factorization of a matrix that is to be inverted
-_ENOUGH = 0.5  # of the tolerance, in solves that cannot be had more accurately
-_DIFFERS = 10.0  # tolerances, by which A X b may differ from b without a note
-_LARGEST = 0.1  # tolerance that is worth advising
+_TIGHTER = 3e-4  # share of the tolerance, for the first factorization of a matrix to be inverted
+_ENOUGH = 0.5  # share of the tolerance that is accepted where solves cannot be more accurate
+_DIFFERS = 10.0  # times the tolerance: a larger difference of A X b and b gets a note
+_LARGEST = 0.1  # tolerance that an error advises
 _IN_DOUBLE = "give points in double precision, "
-_SURELY = 0.3  # of what the noise may be, aimed at where the first factorization missed it
-_NOISELESS = 0.1  # of the tolerance, for the factors of a product: their errors are noise of full rank to it
+_SURELY = 0.3  # share of the allowed noise that the next factorization aims at
+_NOISELESS = 0.1  # share of the tolerance for the factors of a product: their errors are noise of full rank
 
 
 def add(A: H2Form, B: H2Form, *, tolerance: float | None = None) -> H2Form:
@@ -125,14 +126,14 @@ def _noiseless(A: H2Form, tolerance: float) -> H2Form:
 def inverse(A: H2Form, *, tolerance: float | None = None) -> H2Form:
     """Return the inverse of A, compressed from solves with a factorization.
 
-    What a factorization has lost is noise of full rank to the inverse, multiplied by the condition number, and would
-    inflate its ranks. A kernel matrix is therefore factorized some thousand times tighter than the tolerance asks,
-    which costs less than refinement, and is inverted itself: what A has lost in compression does not count. Any other
-    matrix has solves that are refined with its products.
+    The error of a factorization, multiplied by the condition number, is noise of full rank in the inverse and would
+    inflate its ranks. A kernel matrix in double precision is therefore factorized some thousand times tighter than the
+    tolerance asks, which costs less than refinement. The result is the inverse of the exact kernel matrix: A's
+    compression error does not count. For any other matrix, solves are refined with its products.
 
     The tolerance is relative to the norm of the inverse, where small eigenvalues of A weigh most. A X b may therefore
-    differ from b by the tolerance times the condition number: a note of the result tells how much where it is more
-    than ten tolerances, for random b and exactly evaluated rows of A.
+    differ from b by the tolerance times the condition number. The difference is measured for random b on exactly
+    evaluated rows of A; if it exceeds ten tolerances, a note of the result states it.
 
     Args:
         tolerance: Relative error of the inverse in the Frobenius norm, as random vectors measure it; A's by default.
@@ -141,7 +142,7 @@ def inverse(A: H2Form, *, tolerance: float | None = None) -> H2Form:
         ConvergenceError: If A is too near singular to be inverted to the tolerance, judged by solves on exact rows.
     """
     tolerance = _wanted(tolerance, A.tolerance)
-    # Solutions beyond single precision are found by their residual.
+    # Solutions that overflow single precision are detected by their residual.
     with np.errstate(over="ignore", invalid="ignore"):
         solves = (
             _refined_solves(A, tolerance)
@@ -149,8 +150,8 @@ def inverse(A: H2Form, *, tolerance: float | None = None) -> H2Form:
             else _exact_solves(A, tolerance)
         )
         residual = _Probe(A).residual(solves[0]) if A.kernel is not None and is_narrow(A.dtype) else 0.0
-    # Products in single precision tell nothing of what compression has lost, but exact rows do. As in compression, an
-    # error of up to two tolerances is let pass.
+    # Products in single precision do not show the compression error, but exact rows do. As in compression, an error of
+    # up to two tolerances is accepted.
     if not residual <= 2 * tolerance:
         raise _inaccurate(residual, tolerance, 2.0, _IN_DOUBLE)
     result = from_operator(
@@ -172,7 +173,7 @@ def inverse(A: H2Form, *, tolerance: float | None = None) -> H2Form:
 
 
 class _Probe:
-    """A few random right-hand sides, and the rows of A on which what solves them is judged."""
+    """A few random right-hand sides, and the rows of A on which their solutions are checked."""
 
     def __init__(self, A: H2Form) -> None:
         self.A = A
@@ -200,10 +201,10 @@ def _exact_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
         logger.info("factorized at %.0e: residual %.1e on exact rows", F.used_tolerance, residual)
         if residual <= _NOISE * tolerance or F.used_tolerance <= _TIGHTEST:
             break
-        # The residual is in proportion to what the factorization loses, and grows with n.
+        # The residual is proportional to the error of the factorization, and grows with n.
         share = _SURELY * _NOISE * tolerance / residual if math.isfinite(residual) else 0.0
         used = max(F.used_tolerance * share, _TIGHTEST)
-    # Errors of the solutions are at most of the size of the residuals, as long as these look like noise.
+    # As long as the residuals look like noise, the errors of the solutions are no larger.
     if not residual <= _ENOUGH * tolerance:
         raise _inaccurate(residual, tolerance)
     return F.solve, F.solve_transposed
@@ -212,7 +213,7 @@ def _exact_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
 def _inaccurate(
     residual: float, tolerance: float, share: float = _ENOUGH, advice: str = ""
 ) -> ConvergenceError:
-    """Return the error that solves leave more than a share of the tolerance, with what else to do about it."""
+    """Return the error for solves whose residual exceeds `share` times the tolerance; `advice` is a further remedy."""
     reached = residual / (share * _SURELY)
     larger = f", or ask for the tolerance {reached:.0e}" if reached < _LARGEST else ""
     return ConvergenceError(
@@ -223,7 +224,7 @@ def _inaccurate(
 
 
 def _refined_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
-    """Return solves refined with A's products, which are all that is known of it, or all that its precision tells."""
+    """Return solves refined with A's products, for matrices without kernel and for single precision."""
     F = factorize_even_indefinite(A, min(tolerance, A.tolerance))
     advice = _IN_DOUBLE if A.kernel is not None and is_narrow(A.dtype) else ""
     forth = _refined(F.solve, partial(product, A), A.shape[0], tolerance, advice)
@@ -234,7 +235,7 @@ def _refined_solves(A: H2Form, tolerance: float) -> tuple[Map, Map]:
 
 
 def _refined(approximate: Map, apply: Map, n: int, tolerance: float, advice: str = "") -> Map:
-    """Return solves with as many refinements as leave a few random right-hand sides the residual that is wanted."""
+    """Return solves with as many refinement steps as a few random right-hand sides need to reach the residual."""
     X = stream(Purpose.ALGEBRA).standard_normal((n, _PROBED))
     solution = approximate(X)
     wanted = _NOISE * tolerance

@@ -15,7 +15,7 @@ from pipeline.hmatrix.cluster import ClusterTree, Ints
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.threads import n_threads
 
-_PIECE = 1 << 22  # numbers of blocks in a file that are in memory at a time
+_PIECE = 1 << 22  # entries of blocks in a file that are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Blocks:
 
     @cached_property
     def native(self) -> Any:
-        """The view of it that native routines take."""
+        """The view that native routines take."""
         view = getattr(_native, f"Blocks_{self.values.dtype.name}")
         return view(self.first, self.second, self.start, self.values)
 
@@ -51,7 +51,7 @@ class Blocks:
         return {name: value for name, value in vars(self).items() if name != "native"}
 
     def none(self) -> "Blocks":
-        """Return no blocks, of the same type."""
+        """Return an empty list of blocks of the same type."""
         return Blocks(
             self.first[:0].copy(), self.second[:0].copy(), self.start[:1].copy(), self.values[:0].copy()
         )
@@ -67,7 +67,7 @@ class Blocks:
         )
 
     def in_pieces(self) -> Iterator["Blocks"]:
-        """Yield all blocks; in pieces where they lie in a file, each of which leaves memory before the next."""
+        """Yield all blocks at once or, if they lie in a file, in pieces, of which one at a time is in memory."""
         file: object = self.values.base
         if not isinstance(file, mmap.mmap):
             yield self

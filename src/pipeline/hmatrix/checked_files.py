@@ -16,13 +16,13 @@ from pipeline.errors import ArtifactError
 
 @dataclass(frozen=True)
 class CheckedFiles:
-    """A format of two files, whose every byte a checksum (SHA-256) covers.
+    """A format of two files, every byte of which is covered by a checksum (SHA-256).
 
     Attributes:
         stem: Name of the files without suffix.
-        what: What the folder holds, as an error says it.
-        version: Version of the format; another one is refused.
-        again: What to do about a damaged folder, as an error says it.
+        what: What the folder holds, as error texts name it.
+        version: Version of the format; files of another version are refused.
+        again: Remedy for a damaged folder, as error texts state it.
     """
 
     stem: str

@@ -33,7 +33,7 @@ class Bounds:
         return _diagonals(self.lower, self.upper)
 
     def parents(self, arity: int) -> "Bounds":
-        """Return the bounds of every so many boxes together."""
+        """Return the bounds of every `arity` consecutive boxes together."""
         shape = len(self.lower) // arity, arity, self.lower.shape[1]
         return Bounds(self.lower.reshape(shape).min(axis=1), self.upper.reshape(shape).max(axis=1))
 
@@ -102,7 +102,7 @@ class ClusterTree:
 
     @property
     def fills_space(self) -> bool:
-        """The tree is that of a volume, whose boxes have eight children."""
+        """Whether the tree divides a volume, where boxes have eight children."""
         return self.arity == 8
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ClusterTree:
 
     @cached_property
     def native(self) -> "_native.Tree":
-        """The view of it that native routines take."""
+        """The view that native routines take."""
         return _native.Tree(
             self.level_start,
             self.start,
@@ -134,7 +134,7 @@ def n_halvings(n_points: int, leaf_size: int) -> int:
 
 
 def whole_levels(n_points: int, leaf_size: int, halvings_per_level: int) -> int:
-    """Return the multiple of `halvings_per_level` halvings that leaves about `leaf_size` points in a leaf."""
+    """Return how many halvings, in whole levels, leave about `leaf_size` points in a leaf."""
     levels = math.log2(max(n_points / leaf_size, 1)) / halvings_per_level
     return halvings_per_level * math.floor(levels + 0.5)
 
@@ -150,7 +150,7 @@ def build_tree(
         points: Shape (n, d), finite.
         halvings: How often the points are halved; more than log2(n) leaves boxes empty.
         halvings_per_level: Halvings between one level and the next: 2 for surfaces and the plane, 3 for volumes.
-        metric: Shape (d,), factors by which coordinates are multiplied for the tree and its bounding boxes alone.
+        metric: Shape (d,), factors that scale the coordinates for the tree and its bounding boxes only.
     """
     measured = points if metric is None else points * metric
     permutation = _native.bisect(np.ascontiguousarray(measured), halvings, n_threads())
@@ -164,7 +164,7 @@ def build_tree(
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Boxes of a tree as far as the number of points fixes them; attributes as in `ClusterTree`.
+    """The properties of a tree's boxes that follow from the number of points; other attributes as in `ClusterTree`.
 
     Attributes:
         halvings: How often the points were halved above each level, shape (levels,).
@@ -247,11 +247,11 @@ def halve(n_points: int, halvings: int) -> list[tuple[NDArray[np.int64], NDArray
 
 
 def leaf_bounds(points: Floats, start: NDArray[Any], stop: NDArray[Any]) -> Bounds:
-    """Return bounding boxes of leaves, which tile the points, inverted for empty ones.
+    """Return the bounding boxes of leaves that tile the points; lower > upper for an empty leaf.
 
     Args:
         points: The points in tree order, shape (n, d).
-        start, stop: First and last + 1 of the places of each leaf, from any number on.
+        start, stop: Each leaf holds places start to stop - 1, counted from any number on.
     """
     lower = np.full((len(start), points.shape[1]), np.inf)
     upper = np.full((len(start), points.shape[1]), -np.inf)

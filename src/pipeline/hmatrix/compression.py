@@ -1,4 +1,4 @@
-"""How an H2 matrix, whose error is checked, is made from points and a kernel."""
+"""Compression of a kernel matrix over points into an H2 matrix whose error is checked."""
 
 import logging
 import math
@@ -40,9 +40,9 @@ from pipeline.hmatrix.threads import one_blas_thread
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_TRIED = 32  # points at which a kernel of the user's own is tried
+_TRIED = 32  # points at which a user's kernel is tried
 _ATTEMPTS = 5
-_SHARE = 0.35  # of the tolerance, asked of the sampled far field: what was not sampled errs more
+_SHARE = 0.35  # share of the tolerance that the sampled far field must meet: what was not sampled errs more
 
 
 def compress_kernel(
@@ -58,10 +58,10 @@ def compress_kernel(
     device: torch.device | None = None,
     copies: DeviceCopies | None = None,
 ) -> H2Form:
-    """Do what `H2Matrix.from_kernel` says.
+    """Compress a kernel matrix as `H2Matrix.from_kernel` describes.
 
-    On the device of the points, if that is no CPU, boxes are compressed in batches; `device` says so of any. `copies`
-    keeps what checking the result has copied to that device.
+    Boxes are compressed in batches on `device` or, if it is left out, on the points' device unless that is the CPU.
+    `copies` keeps what the check of the result copies to the device.
     """
     if device is None and isinstance(points, Tensor) and points.device.type != "cpu":
         device = points.device
@@ -167,13 +167,13 @@ def _compress(
 
 
 def _sum(values: NDArray[Any]) -> float:
-    """Return the size of a sum, which is not finite if an entry is not."""
+    """Return the absolute value of the sum, which is not finite if an entry is not."""
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.abs(values.sum()))
 
 
 def _require_finite(value: float) -> None:
-    """Raise unless what was computed of a kernel's entries is a number."""
+    """Raise ConvergenceError unless a value computed from the kernel's entries is finite."""
     if not math.isfinite(value):
         raise ConvergenceError(
             "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "

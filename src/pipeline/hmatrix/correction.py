@@ -24,7 +24,7 @@ def is_near(A: H2Form, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np
 
 
 def add_sparse(A: H2Form, i: NDArray[np.int64], j: NDArray[np.int64], values: NDArray[Any]) -> H2Form:
-    """Return A with values[k] added to the entry (i[k], j[k]), in the caller's order; equal places sum up.
+    """Return A with values[k] added to the entry (i[k], j[k]), in the caller's order; values of one entry add up.
 
     Products, error estimates and factorizations all see the sum.
 
@@ -70,7 +70,7 @@ def _leaf_of(tree: ClusterTree, places: NDArray[np.int64]) -> NDArray[np.int64]:
 def _find_pairs(
     A: H2Form, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the near pair of each entry, -1 for those in far blocks, and which are kept as their mirror image."""
+    """Return the near pair of each entry (-1 in far blocks), and which entries are kept as their mirror image."""
     first, second = _leaf_of(A.rows, rows), _leaf_of(A.columns, columns)
     flipped = (first > second) if A.mirrored else np.zeros(len(first), dtype=bool)
     low, high = np.where(flipped, second, first), np.where(flipped, first, second)
@@ -84,7 +84,7 @@ def _find_pairs(
 
 
 def _added_to(A: H2Form, added: Any) -> Blocks:
-    """Return the near blocks with a sparse matrix, in tree order, added."""
+    """Return the near blocks plus a sparse matrix in tree order."""
     entries = added.tocoo()
     rows, columns = entries.coords
     pairs, flipped = _find_pairs(A, rows, columns)

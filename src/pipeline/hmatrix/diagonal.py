@@ -1,4 +1,4 @@
-"""The diagonal of an H2 matrix: what it is, and forms with another diagonal term, which share all else."""
+"""The diagonal of an H2 matrix, and forms with another diagonal term that share everything else."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,7 @@
-"""Entries of a kernel matrix for native routines: as a program they run themselves, or by calling the kernel.
+"""Entries of a kernel matrix for native routines: a program that the routines run, or calls of the kernel.
 
-The kernels of the registry that depend on the distance alone have closed forms which the native loops know, and
-so do their real sums, products and multiples. Any other kernel is called block by block.
+The native loops know the closed forms of those kernels of the registry that depend on the distance alone, and of their
+real sums, products and multiples. Any other kernel is called block by block.
 """
 
 import math
@@ -32,14 +32,14 @@ from pipeline.hmatrix.kernels import (
 Step = tuple[int, list[float], list[float]]
 Entries = Callable[[NDArray[np.int32], NDArray[np.int32]], NDArray[Any]]
 
-# The numbers of loops.hpp and evaluator.hpp.
+# Codes of steps, as in loops.hpp and evaluator.hpp.
 _MATERN = {0.5: 0, 1.5: 1, 2.5: 2}
 _GAUSS, _RATIONAL_QUADRATIC, _INVERSE, _LOGARITHM, _SCREENED = 3, 4, 5, 6, 7
 _WAVE, _ADD, _MULTIPLY, _SCALE = 50, 100, 101, 102
 
 
 def program(kernel: Kernel, dimension: int) -> list[Step]:
-    """Return a kernel as steps on a stack of blocks, or nothing where the native loops have no closed form."""
+    """Return a kernel as steps on a stack of blocks, or an empty list if the native loops have no closed form."""
     steps = _steps(kernel, dimension)
     if kernel.is_complex and len(steps) != 1:  # native complex arithmetic ends at the wave itself
         return []
@@ -91,7 +91,7 @@ def _combined(kernel: Sum | Product, dimension: int) -> list[Step]:
 
 
 def length_scales(kernel: Kernel) -> tuple[float, ...] | None:
-    """Return a kernel's length scale in each coordinate, the least of its terms', or None if it knows no direction."""
+    """Return a kernel's length scale in each coordinate, the smallest of its terms, or None for an isotropic kernel."""
     if isinstance(kernel, Scaled | Swapped):
         return length_scales(kernel.kernel)
     if isinstance(kernel, Sum | Product):
@@ -111,7 +111,7 @@ def kernel_matrix(
 ) -> "_native.KernelMatrix":
     """Return entries k(targets[i], sources[j]), points in tree order, with a sparse matrix added.
 
-    With `is_complex`, a real kernel's entries are wanted as complex numbers, for the sake of a complex diagonal term.
+    With `is_complex`, the entries of a real kernel are complex numbers, as a complex diagonal term needs.
     """
     widened = is_complex and not kernel.is_complex  # native loops write real kernels' entries as real numbers
     steps = [] if widened else program(kernel, targets.points.shape[1])

@@ -13,28 +13,29 @@ from pipeline.hmatrix.product import DeviceCopies, product
 from pipeline.hmatrix.sources import Source, source_of
 from pipeline.hmatrix.streams import Purpose, stream
 
-_CHECKED_ROWS, _CHECKED_ENTRIES = 128, 8e6  # the more of the two: up to 2800 points, every row is checked
+_CHECKED_ROWS, _CHECKED_ENTRIES = 128, 8e6  # what gives more rows: up to 2800 points, all rows are checked
 _ENTRIES_AT_A_TIME = 2e6
 _TYPICAL, _TYPICAL_TARGET = 0.75, 0.95  # quantiles of the sizes of rows
-NEAREST, OUTSTANDING = 8, 8.0  # of a row's entries, and times that one: beyond, points nearly coincide
-_FEW_VECTORS, _MANY_VECTORS = 8, 64  # that an error is measured with, the more where every row is checked
-_WORST = 4.0  # times the tolerance, for the worst tenth of the rows
+NEAREST, OUTSTANDING = 8, 8.0  # points nearly coincide whose entry exceeds 8 times its row's 8th largest
+_FEW_VECTORS, _MANY_VECTORS = 8, 64  # vectors that measure an error; many if every row is checked
+_WORST = 4.0  # times the tolerance is accepted in the worst tenth of the rows
 
 
 def typical_norm(source: Source, rows: ClusterTree, n_columns: int, *, singular: bool, square: bool) -> float:
     """Estimate the norm that tolerances refer to: the Frobenius norm of a matrix all of whose rows are typical.
 
     It is sqrt(n) times the size that three quarters of the rows stay below (19 of 20 in a rectangular matrix, where
-    many targets may lie far from all sources), or the Frobenius norm where that is less. So a few rows of huge entries
-    do not own the tolerance of all others. A diagonal term is stored exactly, and takes no part. Neither do pairs of
-    points that nearly coincide, for a singular kernel: entries count up to eight times the eighth largest of their row.
+    many targets may lie far from all sources), or the Frobenius norm if that is less. A few rows of huge entries thus
+    do not set the tolerance of all others. A diagonal term is stored exactly and does not count. For a singular kernel,
+    pairs of points that nearly coincide count little: an entry counts as at most eight times the eighth largest of its
+    row.
 
     Args:
         source: Entries of the matrix.
         rows: Tree of its rows.
-        n_columns: How many columns it has.
-        singular: Entries grow without bound as points approach each other.
-        square: Rows and columns are of one point set.
+        n_columns: Number of columns of the matrix.
+        singular: Whether entries grow without bound as points approach each other.
+        square: Whether rows and columns are of one point set.
     """
     n = rows.n_points
     chosen = np.unique(np.linspace(0, n - 1, min(n, 64)).astype(np.int32)) if n else np.zeros(0, np.int32)
@@ -49,14 +50,14 @@ def typical_norm(source: Source, rows: ClusterTree, n_columns: int, *, singular:
 
 
 def _in_pieces(chosen: NDArray[np.int32], n_columns: int) -> list[NDArray[np.int32]]:
-    """Divide rows into so few at a time that their entries stay in little memory, which is used again and again."""
+    """Divide rows into groups whose entries take little memory, which is reused."""
     return np.array_split(chosen, max(math.ceil(len(chosen) * n_columns / _ENTRIES_AT_A_TIME), 1))
 
 
 def nth_largest(values: NDArray[np.float64], nth: int) -> NDArray[np.float64]:
     """Return the nth largest value of each row, shape (rows,), for rows of at least `nth` values.
 
-    Only the parts of a row that hold its `nth` largest parts' maxima are looked through: one pass over the values.
+    Each row is cut into pieces, and only the `nth` pieces of largest maxima are searched: one pass over the values.
     """
     rows, columns = values.shape
     size = max(math.isqrt(columns), nth)
@@ -70,7 +71,7 @@ def nth_largest(values: NDArray[np.float64], nth: int) -> NDArray[np.float64]:
 
 
 def norm_of_rows(squares: NDArray[np.float64], n_rows: int, *, square: bool) -> float:
-    """Return the norm of a matrix of so many typical rows, given the squared sizes of some."""
+    """Return the norm of a matrix of `n_rows` typical rows, given the squared norms of some rows."""
     typical = np.quantile(squares, _TYPICAL if square else _TYPICAL_TARGET)
     return float(np.sqrt(n_rows * min(float(typical), float(squares.mean()))))
 
@@ -85,10 +86,10 @@ def sampled_error(
 ) -> float:
     """Return the relative error of A X for normal X on sampled rows: as a whole and row by row, whichever is larger.
 
-    As a whole it is that of the Frobenius norm. Row by row, each row's error is relative to the row or to a typical
-    row, whichever is larger (see `typical_norm`); what counts is their root mean square, or a quarter of that of the
-    worst tenth of the rows. An error of rank one is measured up to a standard deviation of 1 / sqrt(2 n_vectors): small
-    matrices, where a single direction may be all that is lost, take more vectors.
+    As a whole, the error is that of the Frobenius norm. Row by row, each error is relative to the row or to a typical
+    row, whichever is larger (see `typical_norm`); their root mean square counts, or a quarter of that of the worst
+    tenth of the rows if that is larger. An error of rank one is measured with a relative standard deviation of
+    1 / sqrt(2 n_vectors); small matrices, which may lose a single direction only, take more vectors.
     """
     if A.kernel is None:
         raise ValueError("error_estimate needs exact entries, and this matrix was not built from a kernel")
@@ -106,7 +107,7 @@ def sampled_error(
 
 
 def error_of_rows(sizes: NDArray[np.float64], errors: NDArray[np.float64], *, square: bool) -> float:
-    """Return what `sampled_error` says of rows of these sizes and errors."""
+    """Return the error that `sampled_error` describes, given the norms of rows and of their errors."""
     if not np.isfinite(errors).all():
         return math.inf
     norm = float(np.linalg.norm(sizes))
@@ -120,7 +121,7 @@ def error_of_rows(sizes: NDArray[np.float64], errors: NDArray[np.float64], *, sq
 
 
 def sampled_rows(A: H2Form, generator: np.random.Generator, n_rows: int | None = None) -> NDArray[np.int32]:
-    """Draw places of the tree order, one from each of equal parts, so that no region goes without."""
+    """Draw one place of the tree order from each of `n_rows` equal ranges, so that every region is sampled."""
     n = A.shape[0]
     n_rows = min(n, n_rows or max(_CHECKED_ROWS, int(_CHECKED_ENTRIES / max(A.shape[1], 1))))
     edges = np.arange(n_rows + 1, dtype=np.int64) * n // max(n_rows, 1)
@@ -128,7 +129,7 @@ def sampled_rows(A: H2Form, generator: np.random.Generator, n_rows: int | None =
 
 
 def exact_product(A: H2Form, chosen: NDArray[np.int32], X: NDArray[Any]) -> NDArray[Any]:
-    """Return rows, at places of the tree order, of the product of A's exact entries with X in the caller's order."""
+    """Return rows `chosen`, places of the tree order, of A's exact entries times X, which is in the caller's order."""
     assert A.kernel is not None
     kind = np.dtype(np.complex128 if A.kernel.is_complex else np.float64)
     in_tree_order = X[A.columns.permutation]

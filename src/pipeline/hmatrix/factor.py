@@ -1,10 +1,11 @@
 """Factorization by strong recursive skeletonization, in near-linear time and storage.
 
-Level by level from the leaves, the far field of every box is compressed (exact rows of far blocks that earlier steps
-have touched, a sample of the kernel's others); its redundant unknowns, free of the far field then, are eliminated by a
-true Schur update of the box's skeletons and near boxes; skeletons merge into parents; a dense factorization ends it
-[1, 2]. With weak admissibility near boxes are the box alone, and the same steps are HSS-ULV. On a CPU boxes are
-eliminated by parts, one for each thread (parts/elimination.py), elsewhere by color in batches (batched/elimination.py).
+Level by level from the leaves, the far field of every box is compressed, from exact rows of those far blocks that
+earlier steps have changed and from a sample of the kernel's others. The box's redundant unknowns, then decoupled from
+the far field, are eliminated; their Schur complement updates the box's skeletons and near boxes. Skeletons merge into
+parents, and a dense factorization ends the process [1, 2]. With weak admissibility a box is near to itself only, and
+the same steps are HSS-ULV. On a CPU, boxes are eliminated by parts, one for each thread (parts/elimination.py); on
+other devices, by color in batches (batched/elimination.py).
 
 References:
     [1] Minden, Ho, Damle, Ying, "A recursive skeletonization factorization based on strong admissibility", MMS 2017.
@@ -53,17 +54,16 @@ _DENSE_END = 1200  # unknowns that are left to a dense factorization
 _ONE_THREAD = (
     "factorized by one thread: a Python function gives the entries, and Python runs in one at a time"
 )
-_SHARE = 0.18  # of the tolerance that boxes may lose: what they lose meets in the steps that follow
-_TIGHTEST_LOOSE = 1e-2  # share of A's own tolerance: a preconditioner that breaks down beyond is given up
-_STEP = (
-    1e-2  # of the tolerance, where two attempts have failed: what is lost may be far above the eigenvalues
-)
-_RESIDUALS = 1e-3, 0.5  # the largest that is let pass is the square root of the tolerance, between these two
-_SEEDS = 4  # measurements of a part's residual, each of which scatters by a fifth
-_ROUNDED = 1e-2  # let pass where rounding allows no less
-_SINGLE_RESIDUAL = 0.1  # let pass where solutions are rounded to single precision
-_SOME, _SURELY = 200, 1e-10  # points whose entries prove a kernel indefinite, and of the largest eigenvalue
-_NUGGET = 1e-9  # of the norm: with it on the diagonal, smooth positive definite kernels can be factorized
+_SHARE = 0.18  # share of the tolerance that boxes may lose, because losses add up over later steps
+_TIGHTEST_LOOSE = 1e-2  # share of A's tolerance: a preconditioner that breaks down even there is given up
+_STEP = 1e-2  # factor of the tolerance after two failures: the error may be far above the eigenvalues
+_RESIDUALS = 1e-3, 0.5  # bounds of the largest accepted residual, else the square root of the tolerance
+_SEEDS = 4  # measurements of a subset's residual, each of which scatters by a fifth
+_ROUNDED = 1e-2  # residual that is accepted where rounding allows no less
+_SINGLE_RESIDUAL = 0.1  # residual that is accepted where solutions are rounded to single precision
+# Points whose submatrix may prove a kernel indefinite, and share of its largest eigenvalue that rounding may reach.
+_SOME, _SURELY = 200, 1e-10
+_NUGGET = 1e-9  # share of the norm: on the diagonal, it makes smooth positive definite kernels factorizable
 
 
 Attempt = Callable[
@@ -82,33 +82,34 @@ def factorize(
     device: torch.device | None = None,
     checked: bool = True,
 ) -> Factorization:
-    """Factorize A, with compression of its own, and measure what it is worth.
+    """Factorize A, with a compression of its own, and measure the accuracy of solves.
 
-    From a tolerance of 1e-3 on, all steps compute in single precision, at twice the speed; double precision takes over
-    where a pivot fails that rounding may have spoiled, or where A is so small or large that squares leave the range of
-    single precision. `computed` of the result tells which.
+    At tolerances of 1e-3 and more, all steps compute in single precision, at twice the speed. Double precision takes
+    over if rounding may have spoiled a failed pivot, or if A is so small or large that squares leave the range of
+    single precision. `computed` of the result tells the type.
 
-    Eigenvalues of A below tolerance times norm are not those of the matrix that is factorized: a solve may then be
-    anything. The factorization is therefore tried on a random right-hand side and exact rows of A. It is repeated
-    tighter until the relative residual is at most the square root of the tolerance (between 1e-3 and .5); `trust` of
-    the result says what was found. From 500,000 unknowns on, small parts of the points foretell whether an attempt
-    would be in vain (`foresight.py`).
+    Eigenvalues of A below tolerance times norm differ from those of the factorized matrix, and a solve may then be
+    arbitrarily wrong. The factorization is therefore tried on a random right-hand side and exact rows of A. It is
+    repeated tighter until the relative residual is at most the square root of the tolerance (between 1e-3 and .5);
+    `trust` of the result holds the measurement. From 500,000 unknowns on, small subsets of the points predict whether
+    an attempt would fail (`foresight.py`).
 
     Args:
         A: Square over one point set.
         tolerance: Relative Frobenius error of the matrix that is factorized; A's own by default. Looser ones make
             preconditioners.
-        kind: "cholesky", "ldlt" (symmetric, not definite), "lu", or "auto": by what the kernel says of itself.
-        parts: Into how many ranges of boxes the work is divided on a CPU: the result depends on it, within the
-            tolerance, and not on the number of threads. Left out, as many as torch has threads; one where a Python
-            function gives the entries, which one thread has to call.
-        progress: Told of the boxes done.
-        device: Where batches of boxes are eliminated: the GPU that A lives on. Left out for a matrix on the CPU, boxes
-            are eliminated natively, and so are those of matrices without kernel anywhere.
+        kind: "cholesky", "ldlt" (symmetric, not definite), "lu", or "auto", which follows from the kernel's properties.
+        parts: Number of ranges of boxes that the work is divided into on a CPU. The result depends on it, within the
+            tolerance, but not on the number of threads. By default the number of torch's threads, or 1 if a Python
+            function gives the entries, since only one thread can call it.
+        progress: Called with the number of boxes done and of all boxes.
+        device: Device that eliminates boxes in batches; A's GPU by default. Matrices on the CPU, and matrices without
+            kernel on any device, are eliminated natively on the CPU.
         checked: False for a preconditioner, which the iteration itself judges.
 
     Raises:
-        ConvergenceError: If a pivot fails or the residual stays large at the tightest tolerance, too.
+        ConfigError: If there is no such kind, or it does not fit the matrix.
+        ConvergenceError: If a pivot fails, or the residual stays large, even at the tightest tolerance.
     """
     if not A.is_square:
         raise ValueError(f"factorize wants a square matrix over one point set, not {A.shape}")
@@ -144,7 +145,7 @@ def factorize(
         used, foreseen = look_ahead(A, tolerance, allowed, lambda part: _residual_of(part, kind, tolerance))
         notes = (*notes, *foreseen)
     while True:
-        # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose ones.
+        # Rounding a factor costs accuracy in proportion to the condition number: single precision is for loose factors.
         working, stored = step_types(used, _size(A), computed)
         working = computed if double else working
         steps, failure = attempt(
@@ -158,7 +159,7 @@ def factorize(
             if checked:
                 result = replace(result, trust=measure(A, result.solve))
             residual = 0.0 if result.trust is None else result.trust.residual
-            # Residuals fall about as the tolerance does, until rounding is all that is left.
+            # Residuals fall about as the tolerance does, until only rounding remains.
             stalled = used < STEPS_FROM and not residual < max(0.5, math.sqrt(step)) * least
             final = used <= tightest or stalled
             if residual <= (max(allowed, _ROUNDED) if final else allowed):
@@ -194,14 +195,14 @@ def factorize(
 
 
 def _residual_of(A: H2Form, kind: str, tolerance: float) -> float:
-    """Return what a factorization leaves; one that had to be tighter leaves less than this tolerance would."""
+    """Return the residual that a factorization at this tolerance leaves; that of a tightened one is scaled up."""
     F = factorize(A, tolerance=tolerance, kind=kind)
     squares = [measure(A, F.solve, seed=seed).residual ** 2 for seed in range(_SEEDS)]
     return math.sqrt(sum(squares) / _SEEDS) * tolerance / F.used_tolerance
 
 
 def factorize_even_indefinite(A: H2Form, tolerance: float) -> Factorization:
-    """Factorize A for iterations to judge: by LDL^T where a symmetric matrix proves indefinite.
+    """Factorize A without a check of its residual: by LDL^T if a symmetric matrix proves indefinite.
 
     Raises:
         ConvergenceError: If a pivot vanishes.
@@ -223,7 +224,7 @@ def _by_parts(
     n_parts: int,
     progress: Progress | None,
 ) -> Attempt:
-    """Return what eliminates by parts on the CPU, in as many threads as torch has."""
+    """Return the attempt that eliminates by parts on the CPU, in torch's number of threads."""
 
     def attempt(
         working: np.dtype[Any], stored: np.dtype[Any], sampling: FarSampling
@@ -244,7 +245,7 @@ def problem_of(
     stored: np.dtype[Any],
     sampling: FarSampling,
 ) -> Problem:
-    """Return what parts have to know of A; arguments as `parts.Problem` describes them."""
+    """Return what the parts need to know of A; arguments as `parts.Problem` describes them."""
     lists = A.interactions
     return Problem(
         matrix, A.rows, lists.near, lists.far, diagonal, KINDS[kind], working, stored, sampling,
@@ -265,7 +266,7 @@ def factorize_by(
 def _in_batches(
     A: H2Form, kind: str, diagonal: NDArray[Any], progress: Progress | None, device: torch.device
 ) -> Attempt:
-    """Return what eliminates color by color on a device."""
+    """Return the attempt that eliminates color by color on a device."""
     if A.kernel is None:
         raise ValueError("only a kernel's entries can be eliminated in batches")
     kernel = A.kernel
@@ -311,7 +312,7 @@ def tightened(asked: float, used: float, reason: str) -> str:
 def _not_trusted(A: H2Form, kind: str, used: float, residual: float, allowed: float) -> ConvergenceError:
     return ConvergenceError(
         f"{kind} at tolerance {used:.0e} leaves solves a relative residual of {residual:.1e} on exact rows (at most "
-        f"{allowed:.0e} is let pass): the smallest eigenvalues of the matrix are below what "
+        f"{allowed:.0e} is accepted): the smallest eigenvalues of the matrix are below what "
         f"{'single' if is_narrow(A.dtype) else 'double'} precision tells from 0; "
         f"add a nugget of {_NUGGET * _size(A):.0e} or more to the diagonal"
     )
@@ -332,7 +333,7 @@ def _failed(A: H2Form, kind: str, failure: tuple[int, int, float], used: float) 
     lowest = _lowest_eigenvalue(A) if kind == "cholesky" else 0.0
     if lowest < 0:
         return ConvergenceError(
-            f"{where}, and entries between some points alone have the eigenvalue {lowest:.1e}: the matrix is "
+            f"{where}, and the submatrix of a few points has the eigenvalue {lowest:.1e}: the matrix is "
             "not positive definite, whatever its kernel says; leave positive_definite=True out, or factorize with "
             'kind="ldlt"'
         )
@@ -344,15 +345,15 @@ def _failed(A: H2Form, kind: str, failure: tuple[int, int, float], used: float) 
 
 
 def nugget_for(pivot: float, size: float) -> str:
-    """Return advice on a pivot that failed, in a matrix of this norm: what is added must make up for it."""
+    """Return advice on a failed pivot in a matrix of norm `size`: a nugget that outweighs the pivot."""
     nugget = max(_NUGGET * size, 2 * max(-pivot, 0.0))
     return f"add a nugget of {nugget:.0e} or more to the diagonal (duplicate points need one)"
 
 
 def _lowest_eigenvalue(A: H2Form) -> float:
-    """Return the lowest eigenvalue of A's exact entries between some points; 0 where it is not surely negative.
+    """Return the lowest eigenvalue of the exact submatrix of some points; 0 where it is not surely negative.
 
-    Any eigenvalue of A is at most that one, so that a negative one proves A indefinite, whatever compression does.
+    The lowest eigenvalue of A is no larger: a negative one proves A not positive definite, whatever compression does.
     """
     if A.kernel is None or A.kernel.is_complex or A.kernel.singular or A.correction is not None:
         return 0.0
@@ -378,9 +379,9 @@ def _has_equal_rows(A: H2Form) -> bool:
 
 
 def _is_indefinite(A: H2Form, kind: str, pivot: float, used: float) -> bool:
-    """Tell whether a pivot is so negative that it is the matrix's, not compression's.
+    """Tell whether a pivot is so negative that the matrix, and not its compression, is the cause.
 
-    Where the kernel and what is on the diagonal make the matrix definite, it is compression's, however large.
+    If the kernel and the diagonal term make the matrix definite, compression is the cause of any negative pivot.
     """
     term = A.diagonal_term
     definite = A.kernel is not None and A.kernel.positive_definite and A.correction is None
@@ -390,7 +391,7 @@ def _is_indefinite(A: H2Form, kind: str, pivot: float, used: float) -> bool:
 
 
 def _size(A: H2Form) -> float:
-    """Return the Frobenius norm, diagonal term and all."""
+    """Return the Frobenius norm, including the diagonal term."""
     term = 0.0 if A.diagonal_term is None else float(np.linalg.norm(A.diagonal_term))
     return float(np.hypot(A.norm, term))
 
@@ -402,10 +403,10 @@ def _choose(A: H2Form, kind: str) -> str:
 
 
 def choose_kind(kind: str, *, is_symmetric: bool, is_definite: bool, is_complex: bool) -> str:
-    """Return the kind of factorization, "auto" by what is known of the matrix.
+    """Return the kind of factorization; "auto" follows from the properties of the matrix.
 
     Raises:
-        ConfigError: If there is no such kind, or the matrix is not one for it.
+        ConfigError: If there is no such kind, or it does not fit the matrix.
     """
     known = ("auto", *KINDS)
     if not isinstance(kind, str) or kind not in known:

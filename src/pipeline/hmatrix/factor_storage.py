@@ -1,4 +1,4 @@
-"""Factorizations in folders, with checksums; indices are checked again before native routines follow them."""
+"""Factorizations in folders, with checksums; indices are checked before native routines follow them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     """Write the fields of a factorization into a folder, which is made if need be; the description is written last.
 
     Raises:
-        TypeError: If its parts are spread over processes.
+        TypeError: If the parts are spread over processes.
     """
     steps = state["steps"]
     parted = isinstance(steps, Substitution)
@@ -54,7 +54,9 @@ def load(path: Path, kinds: Mapping[str, int]) -> dict[str, Any]:
     try:
         state, steps = (_decode(description[name], arrays) for name in ("state", "steps"))
         n = len(state["permutation"])
-        _require(np.array_equal(np.sort(state["permutation"]), np.arange(n)), "permutation is none")
+        _require(
+            np.array_equal(np.sort(state["permutation"]), np.arange(n)), "permutation is not of the points"
+        )
         if description["parted"]:
             _require_sound(steps, n, kinds[state["kind"]], kinds)
             substitution = Substitution.__new__(Substitution)
@@ -66,7 +68,7 @@ def load(path: Path, kinds: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _encode(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
-    """Return a value of plain types, arrays and the known classes as JSON can hold it; arrays go into `arrays`."""
+    """Encode a value of plain types, arrays and known classes for JSON; arrays go into `arrays`."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -129,7 +131,8 @@ def _require_sound(steps: dict[str, Any], n: int, kind: int, kinds: Mapping[str,
         for here, there in ((stage.halo, stage.asked), (stage.left, stage.came)):
             for (part, other), places in here.items():
                 _require(
-                    len(there[other, part]) == len(places), f"parts {part} and {other} exchange unlike lists"
+                    len(there[other, part]) == len(places),
+                    f"parts {part} and {other} exchange lists of different lengths",
                 )
         for table in (stage.halo, stage.asked, stage.left, stage.came):
             for (part, _), places in table.items():

@@ -1,4 +1,4 @@
-"""A factorized matrix: its steps, and what can be done with them."""
+"""A factorized matrix: its elimination steps, and solves, roots and determinants from them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -35,16 +35,16 @@ class Factorization:
     """A factorized matrix.
 
     Attributes:
-        steps: Eliminations natively by parts, or in batches on a device: those of each level, leaves first.
+        steps: Eliminations by parts on the CPU, or the batches of each level, leaves first, on a device.
         permutation: The tree's order of the points; vectors come and go in the caller's order.
         kind: "cholesky", "ldlt" or "lu".
-        tolerance: Asked for.
-        used_tolerance: Used, after any tightening.
+        tolerance: Tolerance that was asked for.
+        used_tolerance: Tolerance that was used, after any tightening.
         dtype: Type of the solutions.
-        computed: Type in which it was eliminated: single precision for loose ones.
+        computed: Type of the elimination: single precision at loose tolerances.
         notes: What the caller should know, such as tightenings.
-        device: The device that holds it and solves.
-        trust: What it was found to be worth; None where nothing was measured.
+        device: The device that holds the factors and solves.
+        trust: Measured accuracy; None if it was not measured.
     """
 
     steps: Substitution | tuple[BatchedSteps, ...]
@@ -86,7 +86,7 @@ class Factorization:
 
     @property
     def n_parts(self) -> int:
-        """Number of parts, which with the matrix decides every bit of a result."""
+        """Number of parts. It and the matrix determine every bit of a result."""
         return self.steps.n_parts if isinstance(self.steps, Substitution) else 1
 
     def solve(self, b: Vectors) -> Vectors:
@@ -104,18 +104,18 @@ class Factorization:
         return self._act(b, "solve_transposed", batched=SOLVE if self.kind != "lu" else SOLVE_TRANSPOSED)
 
     def multiply_root(self, z: Vectors) -> Vectors:
-        """Return L z, with L L^T = A: of shape (n,) or (n, m) like z. Cholesky only."""
+        """Return L z, where L L^T = A, for z of shape (n,) or (n, m). Cholesky only."""
         self._require_root()
         return self._act(z, "multiply_root", batched=MULTIPLY_ROOT)
 
     def multiply_root_transposed(self, x: Vectors) -> Vectors:
-        """Return L^T x, whose squares add up to x^T A x: of shape (n,) or (n, m) like x. Cholesky only."""
+        """Return L^T x, whose squares add up to x^T A x, for x of shape (n,) or (n, m). Cholesky only."""
         self._require_root()
         return self._act(x, "multiply_root_transposed", batched=MULTIPLY_ROOT_TRANSPOSED)
 
     def _require_root(self) -> None:
         if self.kind != "cholesky":
-            raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
+            raise ValueError(f"only a Cholesky factorization has a root, and this is {self.kind}")
 
     def sample(
         self, generator: torch.Generator | np.random.Generator, n_samples: int | None = None
@@ -136,8 +136,8 @@ class Factorization:
         The logarithm is within `trust.logdet_error` of the matrix's.
 
         Raises:
-            ConvergenceError: If eigenvalues are so small that what compression has lost may have changed their sign;
-                a Cholesky factorization has none.
+            ConvergenceError: If the error of compression may have changed the sign of an eigenvalue; never for a
+                Cholesky factorization.
         """
         if self.trust is not None and self.kind != "cholesky" and not self.trust.sign_is_sure:
             raise ConvergenceError(
@@ -153,7 +153,12 @@ class Factorization:
         return (phase if self.dtype.kind == "c" else phase.real), size
 
     def logdet(self) -> float:
-        """Return log det A of a matrix whose determinant is positive."""
+        """Return log det A.
+
+        Raises:
+            ValueError: If the determinant is not positive.
+            ConvergenceError: See `slogdet`.
+        """
         sign, size = self.slogdet()
         if self.dtype.kind == "c" or sign.real < 0:
             raise ValueError(

@@ -1,10 +1,10 @@
-"""The residual that a factorization of many points will leave, foretold by those of two small parts of the points.
+"""The residual that a factorization of many points will leave, predicted from those of two small subsets of the points.
 
-What a factorization loses is a share of the Frobenius norm, which grows in proportion to n, while the smallest
-eigenvalues, those of the noise, stay as they are: for a given tolerance, the residual that a random right-hand side is
-left with grows as sqrt(n) times the norm of the inverse, which grows too until noise is all that is left. On the
-square, exp(-r / 0.1) with nugget 1e-2 at tolerance 1e-6 leaves 3e-5, 1e-4, 4e-4 and 1.2e-3 of 16,384, 65,536, 262,144
-and 1,000,000 points.
+The error of a factorization is a share of the Frobenius norm, which grows in proportion to n, while the smallest
+eigenvalues, those of the noise, stay the same. At a given tolerance, the relative residual of a random right-hand side
+therefore grows as sqrt(n) times the norm of the inverse, which grows too until the noise bounds it. For exp(-r / 0.1)
+on the square with nugget 1e-2, tolerance 1e-6 leaves 3e-5, 1e-4, 4e-4 and 1.2e-3 at 16,384, 65,536, 262,144 and
+1,000,000 points.
 """
 
 import logging
@@ -17,10 +17,10 @@ from pipeline.hmatrix.form import H2Form
 from pipeline.hmatrix.trust import TIGHTEST
 
 MANY = 500_000  # unknowns from which an attempt in vain costs more than looking ahead
-AIMED = 0.3  # of the residual that is let pass: what the next attempt is to leave
-LARGEST_STEP = 1e-4  # from one tolerance to the next
-_FEWER = 16, 64  # times: the larger part costs a sixteenth of a factorization
-_CLOSE = 0.7  # of the residual that is let pass: so much foretold may prove to be more
+AIMED = 0.3  # share of the accepted residual that the next attempt aims at
+LARGEST_STEP = 1e-4  # smallest factor from one tolerance to the next
+_FEWER = 16, 64  # times fewer points: the larger subset costs a sixteenth of a factorization
+_CLOSE = 0.7  # share of the accepted residual: a larger prediction may prove to be too much
 
 logger = logging.getLogger("pipeline.hmatrix")
 
@@ -28,33 +28,33 @@ logger = logging.getLogger("pipeline.hmatrix")
 def look_ahead(
     A: H2Form, tolerance: float, allowed: float, residual_of: Callable[[H2Form], float]
 ) -> tuple[float, tuple[str, ...]]:
-    """Return the tolerance to begin with, and a note where parts of the points foretell that the one asked for fails.
+    """Return the tolerance to begin with, and a note if subsets of the points predict that the requested one fails.
 
     Args:
         A: A kernel matrix over one point set.
-        tolerance: Asked for.
-        allowed: Largest relative residual that is let pass.
-        residual_of: Factorizes a matrix at this tolerance, and measures the relative residual of its solves.
+        tolerance: Tolerance that was asked for.
+        allowed: Largest relative residual that is accepted.
+        residual_of: Factorizes a matrix at this tolerance, and returns the measured relative residual of its solves.
     """
     try:
         foretold = foretold_residual(A, residual_of)
-    except ConvergenceError:  # the whole matrix says so better, with its own places
+    except ConvergenceError:  # the error of the whole matrix will name its own points
         return tolerance, ()
-    if not _CLOSE * allowed < foretold < math.inf:  # nor does NaN foretell anything
+    if not _CLOSE * allowed < foretold < math.inf:  # NaN predicts nothing either
         return tolerance, ()
     used = max(tolerance * max(AIMED * allowed / foretold, LARGEST_STEP), min(tolerance, TIGHTEST))
     note = (
-        f"at tolerance {tolerance:.0e} solves would leave a relative residual of about {foretold:.0e}, as parts of the "
-        f"points foretell, so the factorization began at {used:.1e}"
+        f"subsets of the points predict that solves would leave a relative residual of about {foretold:.0e} at "
+        f"tolerance {tolerance:.0e}, so the factorization began at {used:.1e}"
     )
     logger.info(note)
     return used, (note,)
 
 
 def foretold_residual(A: H2Form, residual_of: Callable[[H2Form], float]) -> float:
-    """Return what a factorization of A will leave, by the growth from every 64th point to every 16th.
+    """Predict a factorization's residual from its growth between every 64th and every 16th point.
 
-    Points are taken in the tree's order, evenly in space. Arguments as `look_ahead` describes them.
+    Points are taken along the tree's order, evenly in space. Arguments as `look_ahead` describes them.
     """
     assert A.kernel is not None
     found = []

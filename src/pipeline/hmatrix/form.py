@@ -1,11 +1,11 @@
 """The H2 format: near field, nested bases and couplings, in linear storage.
 
-A = diagonal + near blocks of leaf pairs + sum over far pairs of U_b S_bc V_c^T, where bases are nested and
-interpolative (`skeleton.py`) and S_bc are entries of A between skeletons, where A is a kernel matrix.
+A = diagonal + near blocks of leaf pairs + sum over far pairs of U_b S_bc V_c^T. Bases U and V are nested and
+interpolative (`skeleton.py`); for a kernel matrix, S_bc are entries of A between skeletons.
 
 Everything is a flat array with one list per box or pair, numbered level by level: a partition of pairs is a
-partition of the matrix. What can be done with a form stands in the modules of the verbs (`product`, `factor`,
-`algebra`, ...), which take and return forms; `matrix.H2Matrix` is the face that callers see.
+partition of the matrix. The modules of the operations (`product`, `factor`, `algebra`, ...) take and return forms;
+`matrix.H2Matrix` is the public class.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from pipeline.hmatrix.inputs import CPU
 from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis
 
-WITHOUT_BLOCKS = "this matrix has no blocks, as a search over likelihoods holds it: it can only be factorized"
+WITHOUT_BLOCKS = "this matrix has no blocks, as built for a likelihood search: it can only be factorized"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,19 +33,19 @@ class H2Form:
 
     Attributes:
         geometry: Trees and lists.
-        row_basis, column_basis: Nested bases; the same object where the matrix is symmetric.
+        row_basis, column_basis: Nested bases; the same object if the matrix is symmetric.
         near: Dense blocks of near leaf pairs, without `diagonal_term`.
         far: Couplings of far pairs.
-        mirrored: Pairs are kept with row box <= column box only, and stand for their transposes as well.
-        diagonal_term: What is added to the diagonal, in tree order, or None.
-        kernel: The kernel whose entries these are, where the matrix is a kernel matrix.
+        mirrored: Whether only pairs with row box <= column box are kept, which stand for their transposes as well.
+        diagonal_term: Shape (n,), added to the diagonal, in tree order; or None.
+        kernel: The kernel whose entries these are, or None for a matrix without kernel.
         tolerance: Requested relative error of a product.
         norm: Estimated Frobenius norm, without `diagonal_term`.
-        dtype: Type of the matrix towards the caller; blocks may be kept in a narrower one.
-        notes: What the caller should know of how it was built.
+        dtype: Type of the matrix as callers see it; blocks may be kept in a narrower one.
+        notes: What the caller should know about the construction.
         correction: Sparse entries, in tree order, that near blocks hold beyond the kernel's; see `correction.py`.
-        device: Where the matrix is factorized: that of the points. Products run where the vectors are. All arrays are
-            kept in the host's memory.
+        device: Device of the points, which factorizes the matrix. Products run on the device of the vectors. All
+            arrays are kept in the host's memory.
     """
 
     geometry: Geometry
@@ -85,7 +85,7 @@ class H2Form:
 
     @property
     def is_square(self) -> bool:
-        """Rows and columns are of one point set."""
+        """Whether rows and columns are of one point set."""
         return self.geometry.is_square
 
     @property
@@ -111,11 +111,11 @@ class H2Form:
 
     @property
     def has_blocks(self) -> bool:
-        """Blocks and bases are here; see `without_blocks`."""
+        """Whether blocks and bases are present; see `without_blocks`."""
         return len(self.row_basis.rank) == self.rows.n_boxes
 
     def without_blocks(self) -> "H2Form":
-        """Return what a kernel matrix is factorized from: all but blocks and bases, and no product."""
+        """Return the form without blocks and bases: it can be factorized, but has no products."""
         return replace(
             self, row_basis=self.row_basis.none(), column_basis=self.column_basis.none(),
             near=self.near.none(), far=self.far.none(),

@@ -40,7 +40,7 @@ EntryFunction = Callable[[Array, Array], Array]
 
 _ATTEMPTS = 4
 _AT_A_TIME = 64  # vectors in one product
-_MOST = 0.7  # of n: with so many vectors, all unit vectors are hardly dearer and free of noise
+_MOST = 0.7  # share of n: beyond, all unit vectors cost little more than random ones, and are free of noise
 
 
 def from_operator(
@@ -56,15 +56,16 @@ def from_operator(
 ) -> H2Form:
     """Compress an operator that is known by its products alone.
 
-    Costs products with some hundreds to two thousand vectors, as a box has unknowns in its near field, whatever n is,
-    and O(n) times the square of that number besides. Where it comes near n all unit vectors are used. Ranks adapt.
+    Costs products with a few hundred to two thousand vectors, and O(n) times the square of that number. The number
+    follows the unknowns in a box's near field, whatever n is; if it comes near n, all unit vectors are used. Ranks
+    adapt to the tolerance.
 
     Args:
-        tree: Tree of the rows, and of the columns unless they are given: such as `rows` of another matrix, or points of
-            shape (n, d).
+        tree: Tree of the rows, such as `rows` of another matrix, or points of shape (n, d). Also that of the columns
+            unless `columns` is given.
         product: X -> C X for arrays X of shape (n, m), in the caller's order of the points.
-        entries: (i, j) -> the block C[i, j] for index arrays, in the caller's order. Where near blocks can
-            be had in this way, vectors as many as the ranks suffice.
+        entries: (i, j) -> the block C[i, j] for index arrays, in the caller's order. With near blocks from here, about
+            as many vectors as the ranks suffice.
         product_transposed: X -> C^T X, not conjugated; left out for a symmetric operator.
         columns: Tree of the columns, as deep as `tree`; points if `tree` is points.
         tolerance: Relative Frobenius error of products with random vectors, checked on fresh ones.
@@ -72,11 +73,12 @@ def from_operator(
         seed: Seed of the random vectors.
 
     Returns:
-        A matrix without kernel, whose factorization takes the entries that it represents.
+        A matrix without kernel; it is factorized from the entries that it represents.
 
     Raises:
         ConvergenceError: If the error on fresh vectors stays above the tolerance.
-        ConfigError, ValueError: If a product has another shape, or entries that are NaN or infinite.
+        ConfigError: If a product has entries that are NaN or infinite.
+        ValueError: If a product has another shape, or two trees are given without `product_transposed`.
         TypeError: If a tree and points are mixed.
     """
     require_tolerance(tolerance)
@@ -133,7 +135,7 @@ def _trees(rows: ClusterTree | Array, columns: ClusterTree | Array | None) -> tu
 
 
 def _checked(product: MatrixProduct, n: int, what: str) -> MatrixProduct:
-    """Return the product, which fails where it does not give finite numbers of shape (n, m)."""
+    """Return the product with a check that it gives finite numbers of shape (n, m)."""
 
     def checked(X: Array) -> Array:
         Y = as_array(product(X))
@@ -150,13 +152,13 @@ def _checked(product: MatrixProduct, n: int, what: str) -> MatrixProduct:
 
 
 class _Probe:
-    """Test vectors X and samples C X of one side, in tree order, as many as were needed so far."""
+    """Test vectors X and samples C X of one side, in tree order: as many as have been needed so far."""
 
     def __init__(self, out_tree: ClusterTree, in_tree: ClusterTree, product: MatrixProduct) -> None:
         self.out_tree, self.in_tree, self.product = out_tree, in_tree, product
         self.complete = False
         self.n_vectors = 0
-        # As they were drawn: to join them at every growth would move all of them for a few.
+        # Kept as they were drawn: joining at every growth would copy all vectors for a few new ones.
         self.drawn: list[tuple[Array, Array]] = []
 
     def joined(self) -> tuple[Array, Array]:
@@ -186,7 +188,7 @@ class _Probe:
     def _sampled(self, tests: Array) -> Array:
         n_vectors = tests.shape[1]
         samples = np.zeros((self.out_tree.n_points, 0))
-        # Not all at once: vectors in three orders would not fit a cache.
+        # In pieces: all vectors in three orders would not fit into a cache.
         for start in range(0, n_vectors, _AT_A_TIME):
             part = slice(start, start + _AT_A_TIME)
             sample = self.product(tests[:, part][self.in_tree.places])
@@ -243,8 +245,8 @@ class _Ascent:
         tree = self.probes[0].out_tree
         self.done = tree.n_levels  # levels from here on are reduced
         top = min(self.lists.first_far_level(tree), tree.n_levels - 1)
-        # What a level loses shows, several times larger, as noise in the samples of those above: so each level may
-        # lose a quarter as much as the one above it. With half as much, noise doubles the ranks four levels further up.
+        # The error of a level appears, several times larger, as noise in the samples of the levels above. Each level
+        # may therefore lose a quarter as much as the one above; with half as much, noise doubles ranks four levels up.
         shares = {level: 0.25 ** (level - top) for level in range(top, tree.n_levels)}
         for level in reversed(shares):
             budget = self.budget * shares[level] / (sum(shares.values()) * len(tree.level(level)))
@@ -270,7 +272,7 @@ class _Ascent:
     def _skeletonize(self, i: int, side: Side, box: int, budget: float) -> None:
         while True:
             try:
-                with one_blas_thread():  # products have the threads that their maker gives them
+                with one_blas_thread():  # only here: the products choose their own threads
                     side.nodes[box] = skeletonize(side, box, budget)
             except TooFewVectors as few:
                 self._take(i, int(1.1 * few.needed) + 1)
@@ -299,7 +301,7 @@ class _Ascent:
         return samples, tests
 
     def _take(self, i: int, needed: int) -> None:
-        """Use as many vectors on this level, and draw them if need be."""
+        """Use `needed` vectors on this level, and draw those that are missing."""
         self._grow(i, needed)
         side = self.sides[i]
         side.taken = self.probes[i].n_vectors if side.unit_vectors else needed
@@ -321,7 +323,7 @@ class _Ascent:
         side.tests = {box: _beside(part, new_tests[box]) for box, part in side.tests.items()}
 
     def _between(self, top: int) -> Array:
-        """Return the matrix of the skeletons of the top level: its entries, or by least squares."""
+        """Return the matrix between the skeletons of the top level, from entries or by least squares."""
         if self.entries is not None:
             rows, columns = (np.concatenate(list(self.places[i].values())) for i in (0, -1))
             return self._between_points(rows, columns)

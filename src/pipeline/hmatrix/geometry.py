@@ -15,9 +15,9 @@ from pipeline.hmatrix.cluster import ClusterTree, build_tree, n_halvings, whole_
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_CROWDED = 0.4  # share of near leaf pairs from which strong admissibility has lost its point
-_SPACE = 3  # coordinates up to which near boxes are boundedly many, whatever their share in a small matrix
-_SMALL = 2048  # points of a crowded matrix that is rather kept dense
+_CROWDED = 0.4  # share of near leaf pairs from which strong admissibility does not pay
+_SPACE = 3  # dimensions in which the number of near boxes is bounded, whatever their share in a small matrix
+_SMALL = 2048  # points up to which a crowded matrix stays dense
 _LEAF = 64  # points: of the order of a leaf's rank at tolerance 1e-6
 
 
@@ -27,7 +27,7 @@ class Geometry:
 
     Attributes:
         rows, columns: Trees of targets and sources; the same object where the matrix is square over one point set.
-        admissibility: How near and far were told apart.
+        admissibility: The rule that tells near from far.
         interactions: Near and far boxes on all levels.
     """
 
@@ -47,7 +47,7 @@ class Geometry:
 
     @property
     def is_square(self) -> bool:
-        """Rows and columns are of one point set."""
+        """Whether rows and columns are of one point set."""
         return self.rows is self.columns
 
     def transposed(self) -> "Geometry":
@@ -74,7 +74,7 @@ def divide(
     Args:
         targets: Shape (n, d).
         sources: Shape (m, d); left out for the targets.
-        leaf_size: Most points of a leaf; what has been found fastest if left out.
+        leaf_size: Largest number of points in a leaf; by default about 64, which was measured to be fastest.
         admissibility: A rule; left out, the points decide.
         metric: See `build_tree`.
 
@@ -91,7 +91,7 @@ def divide(
 
 
 def crowded(n_near: int, n_leaves: int, n_points: int, dimension: int) -> tuple[bool, str]:
-    """Tell whether so many leaf pairs are near that weak admissibility does better, and what to say of it.
+    """Tell whether so many leaf pairs are near that weak admissibility does better, and return a note about them.
 
     Args:
         n_near: Near pairs of leaves.
@@ -143,12 +143,12 @@ def depth_of(n_points: int, *, volume: bool, leaf_size: int | None) -> tuple[int
 
 
 def sampling_step(n_points: int) -> int:
-    """Return every how many points `fills_space` looks at one."""
+    """Return the stride of the sample of points that `fills_space` looks at."""
     return max(1, n_points // 4096)
 
 
 def fills_space(sample: NDArray[Any], n_points: int) -> bool:
-    """Tell a volume from points on a surface or curve, by how near distances of every n-th point shrink."""
+    """Tell a volume from points on a surface or curve, by how the number of neighbors grows with the distance."""
     if sample.shape[1] < 3 or n_points < 512:
         return False
     centers = sample[:: max(1, len(sample) // 64)]

@@ -1,4 +1,4 @@
-"""Gradients of linear maps: those of the vectors, through products and solves that autograd does not see."""
+"""Gradients with respect to vectors, through products and solves that autograd does not see."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from pipeline.hmatrix.vectors import Vectors
 
 
 def linear(x: Vectors, forth: Callable[[Any], Any], back: Callable[[Any], Any]) -> Vectors:
-    """Return forth(x), with a gradient for a tensor x that wants one.
+    """Return forth(x), with a gradient for a tensor x that requires one.
 
     Args:
         x: Vectors.

@@ -1,4 +1,4 @@
-"""What callers pass in, checked: one clear sentence for each mistake."""
+"""Checks of callers' arguments, with one clear sentence for each mistake."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +20,10 @@ Progress = Callable[[int, int], object]  # called with how many boxes of how man
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """Return an array, or a tensor anywhere of any type, on the host; bfloat16, unknown to NumPy, becomes float32.
+    """Return an array, or a tensor of any type on any device, as a NumPy array; bfloat16 becomes float32.
 
     Raises:
-        TypeError: If it is masked, or a tensor that wants a gradient.
+        TypeError: If the array is masked, or the tensor requires a gradient.
     """
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError("a masked array has entries without a value: fill them, or leave their points out")
@@ -35,7 +35,7 @@ def as_array(values: Any) -> NDArray[Any]:
 
 
 def require_no_gradient(values: Tensor) -> None:
-    """Raise TypeError if a gradient is wanted that would be lost."""
+    """Raise TypeError if the tensor requires a gradient, which would be lost."""
     if values.requires_grad and torch.is_grad_enabled():
         raise TypeError(
             "the argument requires a gradient, and this operation has none: only products and Factorization.solve do, "
@@ -63,7 +63,7 @@ def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:
 
 
 def as_diagonal(diagonal: "complex | NDArray[Any] | Tensor | None", n: int) -> NDArray[Any] | None:
-    """Return what is added to the diagonal, shape (n,), or None for zero."""
+    """Return the diagonal term as an array of shape (n,), or None for zero."""
     if diagonal is None:
         return None
     values = as_array(diagonal)
@@ -80,7 +80,7 @@ def as_diagonal(diagonal: "complex | NDArray[Any] | Tensor | None", n: int) -> N
 
 
 def require_nugget(diagonal: NDArray[Any] | None) -> None:
-    """Raise unless a covariance's diagonal term is nowhere negative."""
+    """Raise ConfigError if a covariance's diagonal term is negative anywhere."""
     if diagonal is not None and diagonal.dtype.kind == "f" and len(diagonal) and diagonal.min() < 0:
         raise ConfigError(
             f"diagonal: a nugget of {diagonal.min():g} would make a covariance indefinite; it must be >= 0 "
@@ -89,7 +89,7 @@ def require_nugget(diagonal: NDArray[Any] | None) -> None:
 
 
 def require_kernel(kernel: object) -> None:
-    """Raise unless a kernel is one."""
+    """Raise TypeError unless `kernel` is a Kernel."""
     if not isinstance(kernel, Kernel):
         raise TypeError(
             f"kernel wants one of pipeline.hmatrix.kernels, such as Matern(length_scale=0.1), or Custom(function), not "
@@ -98,13 +98,13 @@ def require_kernel(kernel: object) -> None:
 
 
 def require_block(kernel: Kernel, points: Tensor) -> None:
-    """Raise unless a kernel of the user's own gives at some points what it says it does."""
+    """Raise unless a user's kernel gives, at some points, blocks with the shape and properties that it declares."""
     block, n = kernel(points, points), len(points)
     if not isinstance(block, Tensor):
         raise TypeError(f"the kernel must return a tensor, and gave {type(block).__name__}")
     if block.shape != (n, n):
         raise ValueError(
-            f"the kernel gave shape {tuple(block.shape)} where {(n, n)} was wanted: of points (..., m, d) and "
+            f"the kernel gave shape {tuple(block.shape)} where {(n, n)} was wanted: for points (..., m, d) and "
             "(..., n, d) it has to return the block (..., m, n)"
         )
     if block.is_complex() and not kernel.is_complex:
@@ -115,7 +115,7 @@ def require_block(kernel: Kernel, points: Tensor) -> None:
         own = term(points, points).diagonal()
         if bool((own != 0).any()):
             raise ValueError(
-                f"the kernel says that it is singular, and gives {own[0].item():.3g} between equal points; "
+                f"the kernel says that it is singular, but gives {own[0].item():.3g} between equal points; "
                 "let it give 0 there, as torch.where(r > 0, 1 / r, 0.0) does, and pass the true value as diagonal="
             )
     if kernel.symmetric:
@@ -127,7 +127,7 @@ def require_block(kernel: Kernel, points: Tensor) -> None:
 
 
 def _singular_terms(kernel: Kernel) -> list[Kernel]:
-    """Return the singular kernels whose sum a kernel is; what else it adds up may be anything between equal points."""
+    """Return the singular terms of a kernel; its other terms may have any value between equal points."""
     if isinstance(kernel, Scaled | Swapped):
         return _singular_terms(kernel.kernel)
     if isinstance(kernel, Sum):
@@ -136,7 +136,7 @@ def _singular_terms(kernel: Kernel) -> list[Kernel]:
 
 
 def require_count(number: int, what: str) -> None:
-    """Raise unless a number of things is one, and at least 1."""
+    """Raise TypeError or ValueError unless `number` is a whole number of at least 1."""
     if not isinstance(number, int | np.integer) or isinstance(number, bool):
         raise TypeError(f"{what} wants a whole number, not {shown(number)}")
     if number < 1:
@@ -144,7 +144,7 @@ def require_count(number: int, what: str) -> None:
 
 
 def require_parts(parts: int | None) -> None:
-    """Raise unless a matrix can be divided into so many parts."""
+    """Raise TypeError or ValueError unless a matrix can be divided into `parts` parts; None passes."""
     if parts is None:
         return
     require_count(parts, "parts")
@@ -155,7 +155,7 @@ def require_parts(parts: int | None) -> None:
 
 
 def require_progress(progress: Progress | None) -> None:
-    """Raise unless progress can be told."""
+    """Raise TypeError unless `progress` is None or callable."""
     if progress is not None and not callable(progress):
         raise TypeError(
             f"progress wants a function of two numbers, boxes done and boxes in all, not {shown(progress)}"
@@ -163,13 +163,13 @@ def require_progress(progress: Progress | None) -> None:
 
 
 def require_seed(seed: int) -> None:
-    """Raise unless a seed is one."""
+    """Raise ValueError unless `seed` is a whole number of at least 0."""
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed wants a whole number from 0 on, not {shown(seed)}")
 
 
 def require_draws(generator: object, n_samples: int | None) -> None:
-    """Raise unless a generator can draw so many samples; None stands for one vector."""
+    """Raise TypeError or ValueError unless `generator` can draw `n_samples`; None stands for one vector."""
     if not isinstance(generator, torch.Generator | np.random.Generator):
         raise TypeError(
             "sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), not "
@@ -182,7 +182,7 @@ def require_draws(generator: object, n_samples: int | None) -> None:
 
 
 def require_rows(n_own_rows: int) -> None:
-    """Raise unless a number of rows of a process is one."""
+    """Raise TypeError or ValueError unless a process can have `n_own_rows` rows."""
     if not isinstance(n_own_rows, int | np.integer):
         raise TypeError(f"n_own_rows wants a whole number, not {shown(n_own_rows)}")
     if n_own_rows < 0:
@@ -192,7 +192,7 @@ def require_rows(n_own_rows: int) -> None:
 
 
 def described(kernel: Kernel) -> object:
-    """Return what tells whether two processes have the same kernel; functions are told apart by their names alone."""
+    """Return what tells whether two processes have the same kernel: its dictionary, or its type if it has none."""
     try:
         return kernel.to_dict()
     except ConfigError:

@@ -39,10 +39,10 @@ class SolveInfo:
         iterations: Products with the matrix that built the Krylov space.
         residuals: Largest relative residual of the columns, at the start and after each iteration; the last
             is the true one.
-        converged: Always so when a solver returns; kept so that a stored record says it.
-        notes: What the caller should know of the preconditioner.
-        exact_residual: The same residual on sampled rows of the exact matrix, where it is a kernel matrix: what
-            compression has lost shows here alone.
+        converged: Always True when a solver returns; kept for stored records.
+        notes: What the caller should know about the preconditioner.
+        exact_residual: The same residual on sampled rows of the exact kernel matrix, which alone shows the error of
+            compression; None for other matrices.
     """
 
     method: str
@@ -109,12 +109,12 @@ def conjugate_gradient(
         b: Right-hand sides, shape (n,) or (n, m); with a communicator, this process's rows.
         preconditioner: r -> M^-1 r with M Hermitian positive definite.
         tolerance: Relative to |b|, 2-norm, of each column.
-        max_iterations: Over all starts.
+        max_iterations: Largest number of iterations over all starts.
         start: First guess, zero if left out.
         communicator: The processes among which the rows are divided.
 
     Returns:
-        x of the shape of b, and how it went.
+        x in the shape of b, and how the solve went.
 
     Raises:
         ConvergenceError: If A or the preconditioner proves not positive definite, or the tolerance is not
@@ -172,13 +172,13 @@ def gmres(
     start: Tensor | None = None,
     communicator: Communicator | None = None,
 ) -> tuple[Tensor, SolveInfo]:
-    """Solve A x = b for any regular A by flexible restarted GMRES [1, algorithm 9.6].
+    """Solve A x = b for any invertible A by flexible restarted GMRES [1, algorithm 9.6].
 
     The preconditioner stands on the right, so that residuals are those of the system itself, and may differ
     from one iteration to the next. Memory is that of 2 `restart` vectors for each right-hand side.
 
-    Args, returns and raises as `conjugate_gradient`, but that A and the preconditioner need only be regular;
-    `restart` is the largest dimension of the Krylov space.
+    Arguments, result and errors are those of `conjugate_gradient`, except that A and the preconditioner need only be
+    invertible; `restart` is the largest dimension of the Krylov space.
 
     References:
         [1] Saad, "Iterative Methods for Sparse Linear Systems", SIAM 2003.
@@ -247,14 +247,14 @@ def _combine(images: list[Tensor], triangle: list[Tensor], right: list[Tensor]) 
     matrix = torch.stack([F.pad(column, (0, 0, 0, size - len(column))) for column in triangle], dim=1)
     matrix = matrix.movedim(2, 0)  # (m, k, k)
     pivots = matrix.diagonal(dim1=1, dim2=2)
-    pivots[pivots == 0] = 1  # of zero vectors only: the value has no effect
+    pivots[pivots == 0] = 1  # zero vectors only: the value has no effect
     y = torch.linalg.solve_triangular(matrix, torch.stack(right, dim=1)[..., None], upper=True)[..., 0]
     return sum((y[:, k] * image for k, image in enumerate(images)), start=torch.zeros_like(images[0]))
 
 
 @dataclass(frozen=True)
 class _System:
-    """What a solver was asked: see `conjugate_gradient`."""
+    """The arguments of a solver; see `conjugate_gradient`."""
 
     product: Action
     b: Tensor
@@ -299,7 +299,7 @@ def _in_units(system: _System, rows: _Rows) -> tuple[_System, Tensor]:
 
 
 def powers_of_two(sizes: Tensor) -> Tensor:
-    """Return powers of 2 that are at most each size and more than half of it; 1 of 0, NaN and infinite ones."""
+    """Return powers of 2 that are at most each size and more than half of it; 1 if it is 0, NaN or infinite."""
     usable = torch.isfinite(sizes) & (sizes > 0)
     _, exponents = torch.frexp(torch.where(usable, sizes.double(), 1.0))
     return torch.ldexp(torch.ones_like(sizes, dtype=torch.float64), exponents - 1)
@@ -344,7 +344,7 @@ def _require_positive(values: Tensor, what: str, iteration: int) -> None:
 def _require_progress(
     method: str, before: float, history: list[float], tolerance: float, max_iterations: int
 ) -> None:
-    """Raise ConvergenceError unless the tolerance is reached, or there is hope and budget to reach it."""
+    """Raise ConvergenceError if iterations end or stagnate before the tolerance is reached."""
     residual, n = history[-1], len(history) - 1
     if residual <= tolerance:
         return

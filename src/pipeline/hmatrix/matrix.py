@@ -1,4 +1,4 @@
-"""`H2Matrix`: the face of an H2 matrix. What it does stands in the modules of the verbs; `form.py` has the data."""
+"""`H2Matrix`, the public class: modules of the operations (`product`, `factor`, ...) do the work on `form.H2Form`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -40,13 +40,13 @@ class H2Matrix:
 
     Attributes:
         form: The data. All its attributes can be read from the matrix as well.
-        copies: What products have copied to other devices, until `release`.
+        copies: Copies that products have made on other devices, kept until `release`.
     """
 
     form: H2Form
     copies: DeviceCopies = field(default_factory=DeviceCopies)
 
-    # NumPy's numbers leave their products with a matrix to it.
+    # Makes NumPy's numbers leave their products with a matrix to this class.
     __array_ufunc__: ClassVar[None] = None
 
     @classmethod
@@ -65,19 +65,20 @@ class H2Matrix:
         """Compress the matrix k(points[i], points[j]) + diagonal, or k(points[i], sources[j]).
 
         Args:
-            points: Shape (n, d), any dimension and distribution. The matrix is as precise as they are, and is
-                compressed and factorized on their device.
-            kernel: Called on blocks where it has no closed form known to the native loops.
+            points: Shape (n, d), any dimension and distribution. The matrix has their precision, and is compressed and
+                factorized on their device.
+            kernel: The kernel. It is called on blocks if the native loops do not know its closed form.
             diagonal: Number or shape (n,), added to the diagonal: a nugget, or the self term of a singular kernel.
             tolerance: Relative 2-norm error of a product with random vectors, which sampled exact rows check.
             sources: Shape (m, d), for a rectangular matrix.
-            leaf_size: Most points in a leaf; by default 64, or about so many where the points fill a volume.
-            admissibility: A rule or its name: Strong() by default; Weak() where the points have no near and far, and
-                says so in `notes`.
-            progress: Called with how many boxes of how many are done, for a progress bar.
+            leaf_size: Largest number of points in a leaf; by default 64, or about 64 if the points fill a volume.
+            admissibility: A rule or its name. The default is Strong(), or Weak() with one of the `notes` if most boxes
+                are near each other.
+            progress: Called with the number of boxes done and of all boxes, for a progress bar.
 
         Raises:
-            TypeError: If the kernel is none, or points or tolerance are not real numbers.
+            TypeError: If the kernel is not a Kernel, or points or tolerance are not real numbers.
+            ValueError: If shapes do not fit, or a custom kernel does not give what it declares.
             ConfigError: If points or tolerance are not usable.
             ConvergenceError: If the tolerance cannot be reached, or the matrix does not compress.
         """
@@ -170,7 +171,7 @@ class H2Matrix:
 
     @property
     def T(self) -> "H2Matrix":
-        """The transpose (never conjugated), sharing all bytes but the near field's and couplings' order."""
+        """The transpose (never conjugated), which shares all arrays except the blocks."""
         return self if self.mirrored else H2Matrix(transpose(self.form))
 
     def __rmul__(self, factor: complex) -> "H2Matrix":
@@ -246,7 +247,7 @@ class H2Matrix:
         return is_near(self.form, i, j)
 
     def to(self, device: torch.device | str) -> "H2Matrix":
-        """Return the same matrix living on another device."""
+        """Return the same matrix on another device."""
         return H2Matrix(replace(self.form, device=torch.device(device)), self.copies)
 
     def release(self) -> None:
@@ -257,9 +258,9 @@ class H2Matrix:
         self.copies.release()
 
     def part(self, number: int, count: int) -> "H2Matrix":
-        """Return share `number` of `count` whose products sum up to A's: a share of near and far pairs.
+        """Return share `number` of `count`: a range of near and far pairs. Products of all shares add up to A's.
 
-        Shares hold about equally many bytes and share memory with A; the first also holds the diagonal.
+        Shares hold about equally many bytes, in A's memory; the first also holds the diagonal.
         """
         return H2Matrix(structure.share(self.form, number, count))
 
@@ -272,7 +273,7 @@ class H2Matrix:
         progress: Progress | None = None,
         checked: bool = True,
     ) -> Factorization:
-        """Factorize in near-linear time, and measure what it is worth; see `factor.factorize`."""
+        """Factorize in near-linear time, and measure the accuracy of solves; see `factor.factorize`."""
         return factorize(
             self.form, tolerance=tolerance, kind=kind, parts=parts, progress=progress, checked=checked
         )
@@ -289,22 +290,23 @@ class H2Matrix:
         """Solve A x = b by Krylov iteration on A, preconditioned by a loose factorization: the default way.
 
         Args:
-            b: Shape (n,) or (n, m). The solution is as precise as the matrix, or as b where that is more.
-            tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column; if left out 1e-8, or 1e-5 where the
-                solution is of single precision.
-            factorization: The preconditioner. Otherwise a loose one is made, in single precision, and a tighter one
-                if 50 iterations with it do not suffice; `info.notes` tell. A kernel matrix that proves not positive
-                definite as compressed, or whose solution fails on exact rows, is compressed anew, tighter.
-            max_iterations: Largest number of iterations of conjugate gradients, or of GMRES where A is not definite.
-            exact: The tolerance is that of the residual on sampled exact rows of a kernel matrix, which is compressed
-                anew until it is met: at 100,000 points and a condition of 1e8 that takes minutes.
+            b: Shape (n,) or (n, m). The solution has the precision of the matrix or of b, whichever is higher.
+            tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column; by default 1e-8, or 1e-5 for a
+                solution in single precision.
+            factorization: The preconditioner. By default a loose one is made, in single precision, and a tighter one
+                if 50 iterations with it do not suffice; `info.notes` tell. A kernel matrix whose compressed form proves
+                not positive definite, or whose solution fails on exact rows, is compressed again, more tightly.
+            max_iterations: Largest number of iterations of conjugate gradients, or of GMRES if A is not definite.
+            exact: Whether the tolerance is that of the residual on sampled exact rows. The kernel matrix is then
+                compressed again until the tolerance is met, which takes minutes at 100,000 points and a condition
+                number of 1e8.
 
         Returns:
-            x and how the solve went: `info.relative_residual` is that with the compressed matrix, `info.exact_residual`
-            that on sampled exact rows. A warning is logged where they differ by more than ten.
+            x and how the solve went. `info.relative_residual` is the residual with the compressed matrix,
+            `info.exact_residual` the one on sampled exact rows; a warning is logged if it is over ten times larger.
 
         Raises:
-            ConvergenceError: If the tolerance is not reached, or the solution means nothing on exact rows.
+            ConvergenceError: If the tolerance is not reached, or the residual on exact rows makes x meaningless.
         """
         return preconditioned.solve(
             self.form,
@@ -323,7 +325,7 @@ class H2Matrix:
 
         Args:
             seed: Seed of rows and vectors.
-            n_rows: Spread over all regions; by default at least 128, and all of up to 2,800.
+            n_rows: Number of rows, spread over all regions; by default at least 128, and all rows of up to 2,800.
             n_vectors: Random vectors; None takes 8, or 64 where every row is checked.
 
         Raises:
@@ -332,15 +334,15 @@ class H2Matrix:
         return sampled_error(self.form, seed=seed, n_rows=n_rows, n_vectors=n_vectors, copies=self.copies)
 
     def structure(self) -> dict[str, Any]:
-        """Return what plots and tables show, as JSON can hold it; see `structure.describe`."""
+        """Return the data of plots and tables in a form that JSON can hold; see `structure.describe`."""
         return structure.describe(self.form)
 
     def to_dense(self) -> NDArray[Any]:
-        """Return the matrix as it is represented, shape (n, m): for tests and small ones."""
+        """Return the represented matrix as an array, shape (n, m): for tests and small matrices."""
         return self @ np.eye(self.shape[1], dtype=self.dtype)
 
     def as_linear_operator(self) -> LinearOperator:
-        """Return the same for SciPy's iterative methods."""
+        """Return the matrix as a SciPy operator, for SciPy's iterative methods."""
         return aslinearoperator(self)
 
     @property

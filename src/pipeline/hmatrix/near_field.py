@@ -1,4 +1,4 @@
-"""How a box's samples are divided into near field and far field: by least squares, or by entries that are known."""
+"""Division of a box's samples into near field and far field, by least squares or by known entries."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ class NearFarSamples:
 def by_least_squares(
     samples: Array, tests: list[Array], gram: Array, *, unit_vectors: bool
 ) -> NearFarSamples:
-    """Divide where nothing but samples is known: B = Y X_near^+ leaves Y - B X_near = C_far X_far P.
+    """Divide samples by least squares: B = Y X_near^+ leaves Y - B X_near = C_far X_far P.
 
     P projects onto the null space of X_near, which is how [1] takes the near field off the samples. With a quarter more
     tests than near unknowns, and bases of moderate entries, the condition number of the Gram matrix is some thousands:
@@ -57,12 +57,12 @@ def by_least_squares(
     inner = np.concatenate([samples @ adjoint(part) for part in tests], axis=1)
     block = scipy.linalg.cho_solve((factor, False), inner.T, overwrite_b=True, check_finite=False).T
     far = _less(samples, block, tests)
-    # Of unit vectors, what is orthogonal to the near ones is an orthonormal basis of the far unknowns.
+    # Unit vectors that are orthogonal to the near ones are an orthonormal basis of the far unknowns.
     return NearFarSamples(block, far * np.sqrt(most) if unit_vectors else far, most)
 
 
 def by_entries(samples: Array, tests: list[Array], block: Array) -> NearFarSamples:
-    """Divide where the near block itself is known."""
+    """Divide samples by the near block, which is known."""
     return NearFarSamples(block, _less(samples, block, tests), int(samples.shape[1]))
 
 

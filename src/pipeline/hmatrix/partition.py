@@ -1,15 +1,15 @@
-"""Who owns which boxes, in which order boxes on a seam take turns, and who has to be told of each.
+"""Which part owns which boxes, in which order boxes on seams are eliminated, and which parts need to know of each box.
 
-A part owns a contiguous range of boxes on every level. All of it is static: it follows from tree and near lists alone.
-Processes plan a level together, each for a range of its boxes, and then keep of the plan what their parts need. Of a
+A part owns a contiguous range of boxes on every level. The plan is static: it follows from tree and near lists alone.
+Processes plan a level together, each for a range of its boxes, and then keep what their parts need of the plan. On a
 level:
 
 - a box is on a *seam* if a near box of it belongs to another part, else it is *interior*;
 - near boxes of different parts are eliminated in different *phases*. Boxes further apart need no order: their updates
-  of a third box add up, and what is eliminated is decoupled from far boxes. Seam boxes take turns in runs along the
+  of a third box add up, and eliminated unknowns are decoupled from far boxes. Seam boxes take turns in runs along the
   tree's order; interior boxes come first, and some fill the turns in which their part would wait;
-- eliminating a box updates blocks between its near boxes, so that parts which own one of these need its update. Parts
-  that own a box within two near-steps hold blocks of it, and need to know which unknowns are left: it is their *ghost*.
+- eliminating a box updates blocks between its near boxes, so parts that own a near box need the update. Parts that own
+  a box within two near-steps hold blocks of the box, and need to know its remaining unknowns: it is their *ghost*.
 """
 
 from dataclasses import dataclass, replace
@@ -28,22 +28,22 @@ from pipeline.hmatrix.seams import Seams
 from pipeline.hmatrix.swap import Ids
 
 NOBODY, SIZES, UPDATES = 0, 1, 2  # what others have to be told of a box, as native/eliminate.hpp numbers it
-_PALETTES = 2, 3, 4, 5, 6, 8, 10, 12  # turns of boxes on seams to begin with
-_ROUNDS = 2  # of filling turns with interior boxes, whose work depends on the order
-_ENOUGH = 1.01  # times the mean of the parts' work: plans that take as little need not be compared
-_WAITING = 0.5  # boxes that the end of a phase costs, since work is foretold about that well
+_PALETTES = 2, 3, 4, 5, 6, 8, 10, 12  # numbers of turns that boxes on seams begin with
+_ROUNDS = 2  # rounds of filling turns with interior boxes, whose work depends on the order
+_ENOUGH = 1.01  # times the mean of the parts' work: a plan that takes no longer is not compared with others
+_WAITING = 0.5  # cost of the end of a phase, in boxes: work is predicted about that well
 
 
 @dataclass(frozen=True, eq=False)
 class LevelPartition:
-    """One level as far as the parts of this process need it, its boxes numbered from the first.
+    """What the parts of this process need of a level's plan; boxes are numbered from the level's first.
 
     Attributes:
         level: Number of the level.
         first: The level's first box in the tree.
         cuts: Shape (parts + 1,); part p owns boxes cuts[p] to cuts[p + 1] - 1.
         places: Shape (parts + 1,); the place in tree order at which each part's boxes start.
-        n_phases: How many phases there are.
+        n_phases: Number of phases.
         low: The first box of this process's parts.
         phase: Phases, from 0 on, of this process's boxes: low, low + 1, ...
         updated: Pairs (box, part) of boxes whose update another part needs, sorted; shape (pairs, 2).
@@ -82,7 +82,7 @@ class LevelPartition:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of what is known of boxes."""
+        """Bytes of the arrays that describe boxes."""
         return self.phase.nbytes + self.updated.nbytes + self.ghosts.nbytes
 
     def owner(self, boxes: NDArray[Any]) -> Ints:
@@ -117,7 +117,7 @@ class LevelPartition:
         return np.asarray(self.ghosts[self.ghosts[:, 1] == part, 0], np.int32)
 
     def ghosts_among(self, boxes: NDArray[Any]) -> Ints:
-        """Return the pairs (box, part) of ghosts of which the boxes are among the given ones, sorted like `ghosts`."""
+        """Return the pairs (box, part) of `ghosts` whose box is among the given ones, in the same order."""
         return self.ghosts[np.isin(self.ghosts[:, 0], boxes)]
 
     def known_to(self, part: int) -> Ints:
@@ -142,7 +142,7 @@ class LevelPartition:
 def partition_level(
     tree: ClusterTree, near: Lists, level: int, n_parts: int, shares: NDArray[np.float64] | None = None
 ) -> LevelPartition:
-    """Divide a level, all of which is known here, among parts.
+    """Divide a level, whose boxes are all known here, among parts.
 
     Costs O(near pairs within two steps), and O(boxes on seams) in Python.
 
@@ -150,8 +150,8 @@ def partition_level(
         tree: Tree of the points.
         near: Near boxes of each box.
         level: Number of the level.
-        n_parts: How many parts there are in all; high levels may leave some without boxes.
-        shares: Shape (parts,), how much each part should own; equal if left out.
+        n_parts: Number of parts in all; high levels may leave some without boxes.
+        shares: Shape (parts,), relative work that each part should own; equal if left out.
     """
     speeds = np.ones(n_parts) if shares is None else shares
     boxes = Boxes.of(tree, near, level)
@@ -163,9 +163,9 @@ def partition_level(
 
 
 def told_of(numbers_on_level: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, Ints]:
-    """Return the pairs (box, part) of boxes whose updates another part needs, and those of ghosts.
+    """Return the pairs (box, part) of boxes whose updates another part needs, and the pairs of ghosts.
 
-    They are complete for boxes whose near boxes have rows, and for parts that own such boxes.
+    Both are complete for boxes whose near boxes have rows, and for parts that own such boxes.
 
     Args:
         numbers_on_level: Known boxes, numbered from the level's first, sorted.
@@ -177,7 +177,7 @@ def told_of(numbers_on_level: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, I
     crossing = owner[rows] != owner[near.indices]
     seams = distinct(rows[crossing])
     updated = _box_parts(numbers_on_level, owner, rows[crossing], near.indices[crossing], len(cuts) - 1)
-    # A ghost is near a box that is near an own one: rows of seam boxes and of their near boxes suffice.
+    # A ghost is near to a near box of an own box: rows of seam boxes and of their near boxes suffice.
     around = np.unique(near[seams].indices)
     two_steps = csr_array(near[around] @ near).tocoo()
     first, second = around[two_steps.coords[0]], two_steps.coords[1]
@@ -186,7 +186,7 @@ def told_of(numbers_on_level: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, I
 
 
 def _box_parts(numbers: Ids, owner: Ints, first: NDArray[Any], second: NDArray[Any], n_parts: int) -> Ints:
-    """Return the distinct (one box, part of the other) of pairs of boxes, both ways round, sorted."""
+    """Return the distinct pairs (box, part of the other box) over pairs of boxes in both orders, sorted."""
     keys = np.concatenate(
         [numbers[first] * n_parts + owner[second], numbers[second] * n_parts + owner[first]]
     )
@@ -195,7 +195,7 @@ def _box_parts(numbers: Ids, owner: Ints, first: NDArray[Any], second: NDArray[A
 
 
 def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints, int]:
-    """Return a phase for every planned box and their number: the plan that takes least of those tried; collective.
+    """Return the phase of every planned box and the number of phases: the fastest plan of those tried; collective.
 
     Near boxes of different parts have different phases.
     """
@@ -205,7 +205,7 @@ def phases(level: Boxes, cuts: Ints, speeds: NDArray[np.float64]) -> tuple[Ints,
     if not seams.counts.any():
         return np.zeros(planned.stop - planned.start, np.int32), 1
     best, least, n_phases = np.zeros(0, np.int32), np.inf, 1
-    # Processes that wait for each other try all at once.
+    # Several processes try all palettes at once, and wait for each other less often.
     together = [(palette,) for palette in _PALETTES] if level.communicator.size == 1 else [_PALETTES]
     for phase, last in (tried for palettes in together for tried in seams.turns(palettes)):
         plan = phase
@@ -240,11 +240,11 @@ def _loads(phase: Ints, owner: Ints, work: PartsWork, last: int, n_parts: int) -
 def _fill(
     seams: Ints, owner: Ints, work: PartsWork, speeds: NDArray[np.float64], last: int, level: Boxes
 ) -> Ints:
-    """Move interior boxes, the last of each part, into turns in which their part would wait for others; collective.
+    """Move the last interior boxes of each part into turns in which the part would wait for others; collective.
 
     Args:
         seams: Phases of planned boxes on seams, from 1 on, and 0 for interior ones.
-        owner, work, speeds: Who eliminates each planned box, and for how long.
+        owner, work, speeds: Part and work of each planned box, and the speeds of the parts.
         last: The last phase.
         level: The boxes.
     """

@@ -1,9 +1,9 @@
 """Smooth kernels in many dimensions: exact solves with a randomly pivoted Cholesky preconditioner.
 
-Where points have many coordinates, boxes near each other are most of all boxes and hierarchical compression gains
-little. A smooth kernel's matrix has few large eigenvalues there instead. A partial Cholesky factorization whose pivots
-are drawn with probabilities proportional to what is left of the diagonal finds them from few columns [1, algorithm 1],
-block by block; conjugate gradients on the exact entries do the rest [2].
+If points have many coordinates, most boxes are near each other and hierarchical compression gains little; but the
+matrix of a smooth kernel has few large eigenvalues. A partial Cholesky factorization whose pivots are drawn with
+probabilities proportional to the residual diagonal finds them from few columns [1, algorithm 1], block by block;
+conjugate gradients on the exact entries do the rest [2].
 
 References:
     [1] Chen, Epperly, Tropp, Webber, "Randomly pivoted Cholesky", CPAM 2025 (arXiv 2207.06503).
@@ -33,21 +33,21 @@ from pipeline.runtime.communicator import Communicator, Serial
 Array = NDArray[np.float64]
 
 _BLOCK = 64  # pivots drawn at a time
-_ENTRIES = 4_000_000  # of the matrix at a time
-_KEPT = 125_000_000  # entries that are evaluated once
-_ROWS = 64  # sampled, on which the error is measured
-_ROUNDING = 1e-12  # of the largest pivot of a block: what is below is a combination of the others
+_ENTRIES = 4_000_000  # entries that are evaluated at a time
+_KEPT = 125_000_000  # entries up to which a matrix is evaluated once and kept
+_ROWS = 64  # sampled rows, on which the error is measured
+_ROUNDING = 1e-12  # share of a block's largest pivot: columns of smaller pivots are combinations of others
 
 
 @dataclass(frozen=True, eq=False)
 class PivotedCholesky:
-    """F with F F' near K, from columns of K at pivots. Rows may be divided among processes.
+    """A low-rank factor F with F F' ~ K, from columns of K at pivots. Rows may be divided among processes.
 
     Attributes:
         factor: Own rows of F, shape (n, rank).
         pivots: Numbers of the points whose columns were taken, process by process, shape (rank,).
-        trace: What is left of the trace of K, which bounds the norm of K - F F'.
-        left: What is left of the diagonal in own rows, shape (n,).
+        trace: Trace of the residual K - F F', which bounds its norm.
+        left: Diagonal of the residual in own rows, shape (n,).
         relative_error: |K - F F'| / |K| in the Frobenius norm off the diagonal, on sampled exact rows.
     """
 
@@ -69,15 +69,15 @@ class PivotedCholesky:
         tolerance: float = 0.0,
         communicator: Communicator | None = None,
     ) -> "PivotedCholesky":
-        """Factorize in part; costs O(n rank²) and n rank entries of K.
+        """Factorize K partially; costs O(n rank²) and n rank entries of K.
 
         Args:
-            points: Shape (n, d): this process's.
+            points: This process's points, shape (n, d).
             kernel: A covariance.
-            rank: Columns at most.
+            rank: Largest number of columns.
             generator: Draws the pivots; in the same state on all processes.
-            trace: What is left of the trace where it may end earlier.
-            tolerance: Relative error on sampled rows where it may end earlier.
+            trace: Trace of the residual at which the factorization ends earlier.
+            tolerance: Relative error on sampled rows at which the factorization ends earlier.
             communicator: The processes among which points are divided.
         """
         require_covariance(kernel)
@@ -106,7 +106,7 @@ class PivotedCholesky:
                 np.concatenate(_gathered(group, rows)) for rows in (places[own], known[:, own].T)
             )
             columns = kernel(places, there).T - known_there @ known
-            # Pivots near each other share a column: a pivoted factorization of their block drops them.
+            # Pivots near each other have nearly the same column: a pivoted factorization of their block drops them.
             root, order, found = _pivoted(kernel(there, there) - known_there @ known_there.T, group)
             rows = scipy.linalg.solve_triangular(root[:found, :found], columns[order[:found]], lower=True)
             factor[len(pivots) : len(pivots) + found] = rows
@@ -162,7 +162,7 @@ class Woodbury:
 
 @dataclass(frozen=True, eq=False)
 class StreamedMatrix:
-    """k(points, sources) + diagonal, whose entries are evaluated part by part; they are kept up to a gigabyte.
+    """k(points, sources) + diagonal, evaluated in pieces; entries of up to a gigabyte are kept.
 
     Attributes:
         points, sources: Shapes (n, d) and (m, d).
@@ -215,9 +215,9 @@ def solve(
 ) -> tuple[Vectors, SolveInfo]:
     """Solve (K + diagonal) x = b for a smooth covariance of points in any number of dimensions.
 
-    The partial factorization goes on until what is left of K is below the least entry of the diagonal, which bounds
+    The partial factorization ends when the residual trace of K is below the least entry of the diagonal, which bounds
     the condition number by 2, or until its rank is `rank`. Each
-    iteration takes a product with K, whose entries are evaluated anew where they are too many to be kept.
+    iteration takes a product with K, whose entries are evaluated again if they are too many to be kept.
 
     Args:
         points: Shape (n, d).
@@ -225,12 +225,12 @@ def solve(
         b: Shape (n,) or (n, m).
         diagonal: Positive number, or shape (n,): the nugget.
         tolerance: Relative residual |b - A x| / |b|, 2-norm, of each column, with the exact matrix.
-        rank: Columns of the partial factorization at most; 10 sqrt(n) if left out.
-        max_iterations: Products with K at most.
+        rank: Largest rank of the partial factorization; by default 10 sqrt(n).
+        max_iterations: Largest number of products with K.
         seed: Seed of the pivots.
 
     Returns:
-        x of the shape of b, and how it went; `info.notes` tell the rank.
+        x in the shape of b, and how the solve went; `info.notes` tell the rank.
 
     Raises:
         ConfigError: If the diagonal is not positive, or arguments are not usable.
@@ -278,10 +278,10 @@ def solve(
 
 
 class _Sample:
-    """What is left of sampled exact rows of K off the diagonal, in this process's columns."""
+    """The residual of sampled exact rows of K off the diagonal, in this process's columns."""
 
     def __init__(self, entries: Array, here: NDArray[np.int64], group: Communicator) -> None:
-        """Take entries of the rows in own columns, and which of the rows are own columns' (-1 where none is)."""
+        """Take entries of the rows in own columns, and for each row the own column of the same point, or -1."""
         self._left, self._here, self._group = entries, here, group
         self._size = self._norm()
 
@@ -303,7 +303,7 @@ class _Sample:
         return self._norm() / self._size if self._size else 0.0
 
     def take_off(self, rows: Array) -> None:
-        """Take some columns of F off, given as rows of F' in own columns."""
+        """Subtract the share of some columns of F, given as rows of F' in own columns."""
         own = np.flatnonzero(self._here >= 0)
         there = np.zeros((len(self._here), len(rows)))
         there[own] = rows[:, self._here[own]].T
@@ -321,7 +321,7 @@ def _summed(group: Communicator, own: Array) -> Array:
 
 
 def _told(group: Communicator, own: NDArray[Any]) -> NDArray[Any]:
-    """Return what process 0 has: unlike processors may round differently, and must not choose differently."""
+    """Return process 0's array: processors of different kinds may round differently, but must choose alike."""
     told = torch.from_numpy(np.array(own, order="C"))
     group.broadcast(told, 0)
     return told.numpy()

@@ -38,19 +38,19 @@ from pipeline.runtime.words import shown
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner; where points fill a volume, ranks are what costs
-_TIGHTENINGS = (1.0, 1e-2, 1e-4)  # of the preconditioner, where it makes too little progress
-_DOUBLE, _SINGLE = 1e-8, 1e-5  # residuals that rounding leaves within reach
+_LOOSE, _LOOSE_IN_SPACE = 1e-3, 1e-2  # of a preconditioner: in a volume, ranks are costly
+_TIGHTENINGS = (1.0, 1e-2, 1e-4)  # factors of the preconditioner's tolerance while progress is too slow
+_DOUBLE, _SINGLE = 1e-8, 1e-5  # residuals that rounding lets solutions reach
 _Iteration = Callable[[Factorization, int], tuple[torch.Tensor, SolveInfo]]
 
-_RECOMPRESSIONS, _MOST_RECOMPRESSIONS = 2, 5  # the more where the exact residual is to be reached
+_RECOMPRESSIONS, _MOST_RECOMPRESSIONS = 2, 5  # at most; the latter with exact=True
 _TIGHTER = 1e-2  # share of the tolerance, for another compression
 _TIGHTEST = 1e-12
-_MEANINGLESS = 0.05  # a residual on exact rows from which an answer is none
-_DIFFER = 10  # times the residual of the compressed matrix: that on exact rows is warned of
+_MEANINGLESS = 0.05  # residual on exact rows from which a solution is meaningless
+_DIFFER = 10  # times the residual with the compressed matrix: a larger one on exact rows is warned of
 CHECKED_COLUMNS = 4
 _CHECKED_ROWS, _CHECKED_ENTRIES = 64, 2e6
-_PATIENCE = 50  # iterations, until a tighter preconditioner is sooner done
+_PATIENCE = 50  # iterations from which a tighter preconditioner is faster
 
 
 def solve(
@@ -63,7 +63,7 @@ def solve(
     exact: bool = False,
     copies: DeviceCopies | None = None,
 ) -> tuple[Vectors, SolveInfo]:
-    """Do what `H2Matrix.solve` says."""
+    """Solve A x = b as `H2Matrix.solve` describes."""
     A.require_square("solve")
     if exact and A.kernel is None:
         raise ConfigError(
@@ -111,7 +111,7 @@ def solve(
         else:
             if (info.exact_residual or 0.0) <= enough:
                 break
-            # What compression has lost is in proportion to its tolerance.
+            # The error of compression is proportional to its tolerance.
             step = _TIGHTER if not exact else min(0.1, 0.3 * reached / (info.exact_residual or 1.0))
             failed = no_answer(info, A.tolerance)
         tighter = max(step * A.tolerance, _TIGHTEST)
@@ -126,16 +126,16 @@ def solve(
 
 
 def solution_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type of a solution: as precise as the matrix, or as the right-hand side where that is more.
+    """Return the type of a solution: the precision of the matrix or of the right-hand side, whichever is higher.
 
-    Residuals as small as asked want vectors as precise as both: one of less than the matrix's would not reach them.
+    Vectors of a lower precision would not reach the residual that was asked for.
     """
     wanted = result_type(matrix, np.dtype(np.complex128)) if given.kind == "c" else matrix
     return np.promote_types(wanted, given) if given in (np.float64, np.complex128) else wanted
 
 
 def within_reach(dtype: np.dtype[Any]) -> float:
-    """Return a relative residual that rounding leaves within reach."""
+    """Return a relative residual that rounding lets solutions of this type reach."""
     return _SINGLE if is_narrow(dtype) else _DOUBLE
 
 
@@ -158,7 +158,7 @@ def _iteration(A: H2Form, b: torch.Tensor, tolerance: float, copies: DeviceCopie
 
 
 def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> SolveInfo:
-    """Add the residual on sampled exact rows of a kernel matrix, and warn where it is another."""
+    """Add the residual on sampled exact rows of a kernel matrix, and warn if it is much larger."""
     if A.kernel is None or 0 in b.shape:
         return info
     values, solution = (to_host(vectors.reshape(len(vectors), -1)[:, :CHECKED_COLUMNS]) for vectors in (b, x))
@@ -172,7 +172,7 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
         - exact_product(A, chosen, solution.astype(np.promote_types(A.computed, solution.dtype), copy=False)),
         axis=0,
     )
-    # Rows are samples of a column's residual, and its norm is that of the whole column.
+    # The sampled rows stand for the whole column: its norm is scaled to their number.
     sizes = np.linalg.norm(values, axis=0) * np.sqrt(len(chosen) / len(values))
     exact = float((off / np.where(sizes > 0, sizes, 1.0)).max())
     advice = f"compress at a smaller tolerance than {A.tolerance:.0e}, or solve with exact=True"
@@ -180,13 +180,13 @@ def _checked(A: H2Form, b: torch.Tensor, x: torch.Tensor, info: SolveInfo) -> So
 
 
 def with_exact_residual(info: SolveInfo, exact: float, advice: str, *, aloud: bool = True) -> SolveInfo:
-    """Add the residual on exact rows, and warn where it is another than that of the compressed matrix.
+    """Add the residual on exact rows, and warn if it is much larger than that with the compressed matrix.
 
     Args:
         info: How the solve went.
         exact: The residual.
-        advice: What to do where the difference is too much.
-        aloud: False on processes beside the one that logs the warning.
+        advice: What to do if the difference is too large.
+        aloud: Whether to log the warning, which one of several processes does.
     """
     notes = info.notes
     if exact > _DIFFER * max(info.relative_residual, np.finfo(np.float64).eps):
@@ -201,12 +201,12 @@ def with_exact_residual(info: SolveInfo, exact: float, advice: str, *, aloud: bo
 
 
 def still_an_answer(tolerance: float) -> float:
-    """Return the largest residual on exact rows of a solution that is given out, where `tolerance` was asked for."""
+    """Return the largest residual on exact rows with which a solution is returned if `tolerance` was asked for."""
     return max(_MEANINGLESS, _DIFFER * tolerance)
 
 
 def no_answer(info: SolveInfo, tolerance: float) -> ConvergenceError:
-    """Return the failure of a solution that means nothing on exact rows, of a matrix compressed at `tolerance`."""
+    """Return the error for a solution that is meaningless on exact rows, of a matrix compressed at `tolerance`."""
     return ConvergenceError(
         f"the solution for the matrix compressed at tolerance {tolerance:.0e} leaves a residual of "
         f"{info.exact_residual:.1e} on exact rows; compress it at a smaller tolerance, or add a nugget to the diagonal"
@@ -218,10 +218,10 @@ def _loose(A: H2Form) -> float:
 
 
 def _tightening(A: H2Form, iterate: _Iteration, most: int) -> tuple[torch.Tensor, SolveInfo]:
-    """Iterate with a loose factorization, and with tighter ones where it proves too loose.
+    """Iterate with a loose factorization, and with tighter ones if it proves too loose.
 
-    What a factorization loses is a share of A's norm, so that it helps little with eigenvalues that are a smaller one:
-    of products of matrices, whose condition numbers multiply, there are many.
+    The error of a factorization is a share of A's norm, so it helps little with eigenvalues that are smaller. Products
+    of matrices, whose condition numbers multiply, have many of them.
     """
     notes: tuple[str, ...] = ()
     for step in _TIGHTENINGS:

@@ -23,7 +23,7 @@ _Key = tuple[torch.device, bool, np.dtype[Any]]  # device, transposed, type of t
 
 @dataclass(frozen=True, eq=False)
 class DeviceCopies:
-    """What products have copied to other devices, for the next product there.
+    """Copies that products have made on other devices, for the next product there.
 
     Attributes:
         products: Matrices without their diagonal term, shared by all that differ in that term alone.
@@ -38,7 +38,7 @@ class DeviceCopies:
         return {"products": {}, "diagonals": {}}
 
     def for_another_diagonal(self) -> "DeviceCopies":
-        """Return copies for the matrix with another diagonal term, which share all but the diagonals."""
+        """Return copies for the matrix with another diagonal term: all but the diagonals are shared."""
         return DeviceCopies(self.products)
 
     def release(self) -> None:
@@ -70,11 +70,11 @@ def product(
     Args:
         A: The matrix.
         x: Vectors; the product is computed where they are.
-        transposed: The transpose multiplies.
-        copies: What earlier products have left on other devices, and this one leaves for later ones.
+        transposed: Whether to multiply by the transpose.
+        copies: Copies on other devices, from earlier products and for later ones.
 
     Raises:
-        ValueError: If A was left without blocks.
+        ValueError: If A has no blocks.
     """
     A.require_blocks()
     if isinstance(x, Tensor) and x.device.type != "cpu":

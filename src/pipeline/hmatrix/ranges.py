@@ -1,11 +1,11 @@
-"""Which part owns which boxes of a level: ranges whose work is in proportion to the parts' speeds.
+"""Which part owns which boxes of a level: ranges whose work is proportional to the parts' speeds.
 
-Work is foretold from near lists alone. Eliminating a box updates the blocks between any two of its near boxes, so that
-its work grows as the square of the unknowns that these have left. A part does so for its own boxes, and for those of
-others as far as blocks of its own boxes are concerned: seams weigh the more the fewer boxes a part has.
+Work is predicted from near lists alone. Eliminating a box updates the blocks between any two of its near boxes, so the
+work grows as the square of their remaining unknowns. A part applies the updates of its own boxes and, to the blocks of
+its own boxes, those of other parts' boxes: the fewer boxes a part has, the more its seams weigh.
 
-Processes plan for a range of boxes each. Work is counted in a unit in which all of it is a whole number: sums are
-exact, and what is planned does not depend on who has added up.
+Each process plans for a range of boxes. Work is counted in whole numbers of a unit: sums are exact, and the plan does
+not depend on the order of summation.
 """
 
 from dataclasses import dataclass, field
@@ -25,30 +25,30 @@ FEW = 12  # boxes of a slow part; with fewer, the others wait longer at its seam
 LITTLE = 1 / 8  # of all speed; parts that have less together make others wait for longer than they help
 LEAST = 4  # boxes of a part; with fewer, boxes of several parts go to one of them
 _ALL, _KEPT = 10.0, 4.0  # unknowns of a box before and after it is eliminated, in tenths
-_HALF = (_ALL + _KEPT) / 2  # is left on average of a box that goes before or after another
+_HALF = (_ALL + _KEPT) / 2  # unknowns left on average of a box that may come before or after another
 _UPDATE = (
     7.0  # tenths of half the square of near boxes' unknowns: for updating blocks; the rest is the owner's
 )
-_UNIT = 2 * _ALL**2 * 10  # of work: what the square of one near box's unknowns is counted as
-_ALONE = 8.0 * _UNIT  # what compressing a leaf is worth beside that
-_ALONE_ABOVE = 1.0 * _UNIT  # the same of a larger box
-_ROUNDS = 4  # of moving cuts; the best is kept
+_UNIT = 2 * _ALL**2 * 10  # work: the square of one near box's unknowns, as it is counted
+_ALONE = 8.0 * _UNIT  # work of compressing a leaf
+_ALONE_ABOVE = 1.0 * _UNIT  # work of compressing a box above the leaves
+_ROUNDS = 4  # rounds of moving cuts; the best is kept
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Boxes of a level that are planned for here, and those around them.
+    """Boxes of a level that this process plans for, and the boxes around them.
 
     Attributes:
-        near: The near boxes of each known box: entries of a matrix of the known boxes. Rows are empty of those that are
-            known for being near to a near box of a planned one.
+        near: Matrix of the known boxes whose entries mark near pairs. Rows of boxes that are two near-steps from the
+            planned ones are empty.
         alone: Work of a box that does not depend on its near boxes.
         numbers_on_level: Shape (known boxes,), their numbers from the level's first, sorted.
-        n_boxes: How many boxes the level has.
+        n_boxes: Number of boxes of the level.
         planned: Places in `numbers_on_level` of the boxes that are planned for here, neighbors in the tree's order.
         communicator: The processes that plan for the level together, in the order of their boxes.
-        around: Places in `numbers_on_level` of boxes of others that are near to a planned one.
-        halo: Who plans for these.
+        around: Places in `numbers_on_level` of other processes' boxes that are near to a planned one.
+        halo: Exchange with the processes that plan for the boxes around.
     """
 
     near: csr_array
@@ -85,15 +85,15 @@ class Boxes:
         return slice(int(self.near.indptr[self.planned.start]), int(self.near.indptr[self.planned.stop]))
 
     def left(self, turn: NDArray[Any]) -> NDArray[np.float64]:
-        """Return what is left of near boxes when each box is eliminated in its turn, for each entry of `near`.
+        """Return the unknowns left of near boxes when each box is eliminated in its turn, for each entry of `near`.
 
         Args:
-            turn: When each known box is eliminated, in the order of these numbers.
+            turn: Turn of each known box; lower numbers are eliminated first.
         """
         return np.where(turn[self.near.indices] <= turn[self.rows], _KEPT, _ALL)
 
     def left_with_seams_last(self, owner: Ints) -> NDArray[np.float64]:
-        """Return the same where each part eliminates interior boxes first; seams of two parts go half and half."""
+        """Return the same if each part eliminates interior boxes first; between two parts, either order counts half."""
         other = owner[self.near.indices] != owner[self.rows]
         on_seam = np.bincount(self.rows, other, minlength=len(self.numbers_on_level)) > 0
         turn = self.numbers_on_level + self.n_boxes * on_seam
@@ -108,7 +108,7 @@ class Boxes:
         return gather(self.communicator, own)
 
     def spread(self, planned: NDArray[Any]) -> NDArray[Any]:
-        """Return values of known boxes, given those of planned ones: 0 of those at two steps; collective."""
+        """Return values of known boxes, given those of planned ones; 0 for boxes two near-steps away; collective."""
         values = np.zeros((len(self.numbers_on_level), *planned.shape[1:]), planned.dtype)
         values[self.planned] = planned
         if self.communicator.size > 1:
@@ -128,11 +128,11 @@ def alone_on(tree: ClusterTree, level: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class PartsWork:
-    """What parts do for the planned boxes of a level, in whole numbers.
+    """Work of the parts for the planned boxes of a level, in whole numbers.
 
     Attributes:
-        own: Shape (planned boxes,), eliminating each box.
-        boxes, parts, applied: Boxes of others whose updates a part applies, the part, and the work of it.
+        own: Work of eliminating each box, shape (planned boxes,).
+        boxes, parts, applied: Boxes whose updates another part applies, that part, and its work.
     """
 
     own: NDArray[np.float64]
@@ -142,13 +142,13 @@ class PartsWork:
 
     @classmethod
     def of(cls, level: Boxes, owner: Ints, n_parts: int, left: NDArray[np.float64]) -> "PartsWork":
-        """Foretell the work.
+        """Predict the work.
 
         Args:
             level: The boxes.
             owner: Each known box's part.
-            n_parts: How many parts there are.
-            left: What is left of near boxes when each box is eliminated, for each entry of `level.near`.
+            n_parts: Number of parts.
+            left: Unknowns left of near boxes when each box is eliminated, for each entry of `level.near`.
         """
         near, entries = level.near, level.entries
         owning = csr_array(
@@ -170,7 +170,7 @@ class PartsWork:
     def of_parts(self, owner: Ints, n_parts: int) -> NDArray[np.float64]:
         """Return the work of each part for the planned boxes, whose parts are given: shape (parts,)."""
         own = np.bincount(owner, self.own, minlength=n_parts)
-        # Of nothing, NumPy counts in integers.
+        # NumPy counts an empty array in integers.
         return np.asarray(own + np.bincount(self.parts, self.applied, minlength=n_parts), np.float64)
 
 
@@ -179,7 +179,7 @@ def cut(level: Boxes, speeds: NDArray[np.float64]) -> Ints:
 
     Args:
         level: The boxes.
-        speeds: Shape (parts,), the parts' speeds beside each other.
+        speeds: Shape (parts,), the parts' relative speeds.
     """
     n_boxes, n_parts = level.n_boxes, len(speeds)
     working = at_work(n_boxes, speeds)
@@ -240,7 +240,7 @@ def range_edges(tree: ClusterTree, first: int, cuts: Ints) -> NDArray[np.int64]:
     Args:
         tree: The boxes.
         first: The level's first box.
-        cuts: Where the ranges start, from the level's first box; the number of the level's boxes at their end.
+        cuts: Where the ranges start, counted from the level's first box, and the number of the level's boxes.
     """
     n_points = int(tree.stop.max(initial=0))
     return np.append(tree.start, n_points)[np.where(cuts == cuts[-1], len(tree.start), first + cuts)].astype(

@@ -19,7 +19,7 @@ def represented_matrix(A: H2Form) -> "_native.KernelMatrix":
 
 
 def represented_entries(A: H2Form) -> Entries:
-    """Return (rows, columns) -> the block of A's blocks and bases at places of the tree order, without diagonal term.
+    """Return (rows, columns) -> block that A represents at places of the tree order, without the diagonal term.
 
     An entry costs O(k), beside O(k^2) a level for each row and column of a block.
     """

@@ -1,11 +1,11 @@
-"""Where single precision serves: the limits that tolerances and norms set, for building and for factorizing.
+"""Where single precision suffices: limits of tolerances and norms, for building and for factorizing.
 
-Rounding to single precision costs 6e-8 of each number. The two uses differ in what that does to a result:
+Rounding to single precision has a relative error of 6e-8. Its effect differs between the two uses:
 
-- *Building* rounds blocks and bases once, and a product meets the sum of these roundings. From a tolerance of 5e-7 on
-  they do not show. Norms only have to be such that entries are within the range of single precision.
-- *Factorizing* rounds each step, after the step's update in the precision that it was computed in. What is lost is
-  noise beside the compression's own error from 1e-7 on, but squares of norms have to be within range as well, because
+- *Building* rounds blocks and bases once, and a product sees the sum of the rounding errors. From a tolerance of 5e-7
+  on they do not show. Norms only need to keep entries within the range of single precision.
+- *Factorizing* rounds each step after its update in the precision of the computation. From a tolerance of 1e-7 on, the
+  rounding error is noise beside the compression error, but squares of norms have to be within range as well, because
   budgets are shares of squares. From 1e-3 on, the steps are computed in single precision too.
 """
 
@@ -48,14 +48,14 @@ def stored_type(
         tolerance: Relative error of the matrix.
         norm: Its Frobenius norm.
         computed: Type in which entries are computed.
-        wanted: Type of the matrix towards the caller.
+        wanted: Type of the matrix as callers see it.
     """
     suffices = tolerance >= BUILT_FROM or is_narrow(wanted)
     return narrow_type(computed) if suffices and _within(norm, ENTRIES_HELD) else computed
 
 
 def sketched_type(tolerance: float, norm: float, computed: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type that blocks and bases are kept in where they came from products: squares count there."""
+    """Return the type that blocks and bases compressed from products are kept in: squares have to be within range."""
     return narrow_type(computed) if tolerance >= BUILT_FROM and _within(norm, SQUARES_HELD) else computed
 
 

@@ -1,10 +1,10 @@
 """The turns of boxes on seams: near boxes of different parts are eliminated one after the other.
 
-Along the tree's order a box takes the turn of the last box of its part, if no near box of another part that comes
-before it has that turn: runs are long. A process does so for its own boxes, and has to know the turns of the boxes
-before these that they meet, and where the process before it has ended. It begins without, and where what others tell
-changes, it does so anew: after as many rounds as there are processes, mostly after few, nothing changes any more, and
-the turns are those that one process would find that knows all boxes.
+Along the tree's order, a box takes the turn of its part's previous box unless an earlier near box of another part has
+that turn, so runs of one turn are long. Each process walks along its own boxes. The walk depends on the turns of
+earlier near boxes and on where the previous process ended; a process begins without them, and walks again when what
+other processes tell changes. After at most as many rounds as there are processes, and usually after few, nothing
+changes any more, and the turns are those that a single process would find.
 """
 
 from collections import Counter
@@ -21,13 +21,13 @@ from pipeline.hmatrix.swap import Ids
 
 @dataclass(frozen=True)
 class _Reached:
-    """Where a walk along the boxes has come to.
+    """The state of a walk along the boxes.
 
     Attributes:
-        n_turns: How many turns there are.
+        n_turns: Number of turns.
         part: The part of the last box; -1 if there was none.
         last: The turn of the last box.
-        load: How many boxes of the part have each turn, from 0 on.
+        load: Number of the part's boxes that have each turn, from 0 on.
         largest: The largest turn of a box.
     """
 
@@ -39,7 +39,7 @@ class _Reached:
 
     @property
     def packed(self) -> list[int]:
-        """All of it, its length first."""
+        """The state as numbers, after their count."""
         return [4 + len(self.load), self.n_turns, self.part, self.last, self.largest, *self.load]
 
 
@@ -49,10 +49,10 @@ class Seams:
 
     Attributes:
         level: The boxes of the level.
-        boxes: Places of those on seams among the known ones, sorted.
+        boxes: Places of the boxes on seams among the known boxes, sorted.
         parts: Part of each.
         start, earlier: earlier[start[i]:start[i + 1]] are the near boxes of other parts that come before box i.
-        counts: Shape (parts,), how many boxes on seams each part has, on all processes.
+        counts: Shape (parts,), number of boxes on seams of each part, on all processes.
     """
 
     level: Boxes
@@ -64,7 +64,7 @@ class Seams:
 
     @classmethod
     def of(cls, level: Boxes, owner: Ints, n_parts: int) -> "Seams":
-        """Find them, given the part of each known box; collective."""
+        """Find the boxes on seams, given the part of each known box; collective."""
         columns, rows = level.near.indices[level.entries], level.rows[level.entries]
         crossing = owner[rows] != owner[columns]
         columns, rows = columns[crossing], rows[crossing]
@@ -78,9 +78,10 @@ class Seams:
         )  # fmt: skip
 
     def turns(self, palettes: tuple[int, ...]) -> list[tuple[Ints, int]]:
-        """Return a turn, from 1 on, of each known box and the last turn, for some numbers of turns; collective.
+        """Return the turn of each known box and the last turn, for each of some numbers of turns; collective.
 
-        Interior boxes, and those at two near-steps, have turn 0. There may be more turns than given to begin with.
+        Turns count from 1; interior boxes, and boxes two near-steps away, have turn 0. There are more turns than given
+        if they are needed.
         """
         level = self.level
         found = np.zeros((len(level.numbers_on_level), len(palettes)), np.int32)
@@ -109,7 +110,7 @@ class Seams:
             given = before
 
     def _before(self, ends: list[_Reached], palette: int) -> _Reached:
-        """Return where processes before this one have come to, as far as its first box has to know."""
+        """Return the state at the end of the earlier processes, as far as this process's first box depends on it."""
         n_turns = max((end.n_turns for end in ends), default=palette)
         last = next((end for end in reversed(ends) if end.part >= 0), None)
         if last is None or not len(self.parts) or last.part != self.parts[0]:
@@ -117,7 +118,7 @@ class Seams:
         return replace(last, n_turns=n_turns, largest=0)
 
     def _walk(self, turn: NDArray[Any], palette: int, reached: _Reached) -> _Reached:
-        """Give the boxes turns, given those of earlier boxes of others, and return where this ends."""
+        """Assign turns to the boxes, given those of earlier boxes of other parts, and return the state at the end."""
         found = turn.tolist()
         n_turns, at, last, load = (
             reached.n_turns,
@@ -144,7 +145,7 @@ class Seams:
 
 
 def _unpacked(numbers: list[int]) -> list[_Reached]:
-    """Return what several `packed` have packed, one after the other."""
+    """Return the states whose `packed` numbers are joined in a list."""
     found = []
     while numbers:
         size, n_turns, part, last, largest = numbers[:5]

@@ -1,7 +1,7 @@
 """One shard's file: named arrays in the safetensors format, written and checked whole, and read in parts.
 
 The format is a length (8 bytes), a header in JSON with each array's type, shape and place, and the arrays one after the
-other (https://huggingface.co/docs/safetensors). Complex numbers, which it does not know, are pairs of reals.
+other (https://huggingface.co/docs/safetensors). It has no complex numbers: they are stored as pairs of reals.
 """
 
 import json
@@ -26,7 +26,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
-_COMPLEX = "!"  # behind the name of complex numbers, kept as pairs of reals
+_COMPLEX = "!"  # suffix of the names of complex arrays, which are kept as pairs of reals
 _LENGTH = 8  # bytes of the header's length
 _PIECE = 1 << 20  # bytes that a check reads at once
 
@@ -36,7 +36,7 @@ def shard_path(path: Path, number: int) -> Path:
 
 
 def unfinished_path(path: Path, number: int) -> Path:
-    """Where a shard is until all are written."""
+    """Return the path of a shard until all shards are written."""
     return path / f"shard-{number:05d}.unfinished"
 
 
@@ -76,7 +76,7 @@ def _bytes_of(values: Array) -> memoryview:
 
 
 def check_shard(path: Path, number: int, checksum: int) -> None:
-    """Read all bytes of a shard.
+    """Compare all bytes of a shard with its checksum.
 
     Raises:
         ArtifactError: If it is missing, or not as it was written.
@@ -93,17 +93,17 @@ def check_shard(path: Path, number: int, checksum: int) -> None:
 
 
 class Shard:
-    """A shard whose file is open, of which arrays or parts of them are read.
+    """A shard whose file is open, to read arrays or ranges of their rows.
 
     Attributes:
         file: Its path.
     """
 
     def __init__(self, path: Path, number: int) -> None:
-        """Open it and read its header.
+        """Open the file and read its header.
 
         Raises:
-            ArtifactError: If it is missing, or has no header.
+            ArtifactError: If the file is missing, or has no header.
         """
         self.file = shard_path(path, number)
         try:
@@ -140,7 +140,7 @@ class Shard:
         return self.part(name, 0, self.length(name))
 
     def length(self, name: str) -> int:
-        """Return how many rows an array has."""
+        """Return the number of rows of an array."""
         if name in self._arrays:
             return int(self._arrays[name][1][0])
         return int(self._arrays[name + _COMPLEX][1][0]) // 2
@@ -149,7 +149,7 @@ class Shard:
         """Read rows `start` to `stop` - 1 of an array.
 
         Raises:
-            ArtifactError: If the file ends before them.
+            ArtifactError: If the file ends before these rows.
         """
         is_complex = name not in self._arrays
         kind, shape, first = self._arrays[name + _COMPLEX * is_complex]

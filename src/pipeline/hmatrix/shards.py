@@ -1,7 +1,8 @@
 """H2 matrices in several files: each shard has the rows of a range of boxes, and any number of processes can read them.
 
-A shard holds points, bases of its boxes (the first shard also of those above the cut) and blocks, boxes numbered as in
-the whole tree. Blocks between boxes of one shard of a symmetric matrix are kept once; those of two shards in both.
+A shard holds points, bases of its boxes (the first shard also those of the boxes above the cut) and blocks; boxes are
+numbered as in the whole tree. In a symmetric matrix, a block between boxes of one shard is kept once, and a block
+between two shards in both.
 """
 
 import hashlib
@@ -77,7 +78,7 @@ class Description:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the description."""
         return _checksum(self._told)
 
     def write(self, path: Path) -> None:
@@ -117,9 +118,9 @@ def block_arrays(name: str, blocks: Blocks, heights: Array, numbers: Array) -> d
     """Return blocks as arrays of a shard.
 
     Args:
-        name: Begins the arrays' names.
+        name: Prefix of the arrays' names.
         blocks: The blocks.
-        heights: Rows of a block of each box.
+        heights: Number of rows of each box's blocks.
         numbers: Number of each box in the whole tree.
     """
     arrays = {f"{name}.{f.name}": getattr(blocks, f.name) for f in fields(Blocks)}
@@ -130,7 +131,7 @@ def block_arrays(name: str, blocks: Blocks, heights: Array, numbers: Array) -> d
 
 
 def basis_arrays(name: str, basis: Basis, boxes: NDArray[np.int32], numbers: Array) -> dict[str, Array]:
-    """Return the bases of boxes, all those that `basis` has, as arrays of a shard; `numbers` as in `block_arrays`."""
+    """Return all bases of `basis`, those of `boxes`, as arrays of a shard; `numbers` as in `block_arrays`."""
     return {
         f"{name}.boxes": numbers[boxes].astype(np.int32),
         f"{name}.rank": basis.rank[boxes],
@@ -144,7 +145,7 @@ def basis_arrays(name: str, basis: Basis, boxes: NDArray[np.int32], numbers: Arr
 def pairs_of_rows(
     shard: Shard, name: str, wanted: Callable[[Array], NDArray[np.bool_]], *, mirrored: bool
 ) -> Iterator[tuple[tuple[int, int], Array]]:
-    """Read and yield the blocks of wanted row boxes, of mirrored pairs also their transposes."""
+    """Read and yield the blocks of wanted row boxes; for mirrored pairs, also the transposes of such blocks."""
     for group in ("inner", "outer"):
         first, second, start, heights = (
             shard[f"{name}.{group}.{part}"] for part in ("first", "second", "start", "heights")
@@ -166,7 +167,7 @@ def pairs_of_rows(
 
 
 def _runs(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return first and last + 1 of each run of chosen ones."""
+    """Return first and last + 1 of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
     return [(int(low), int(high)) for low, high in edges.reshape(-1, 2)]
 
@@ -224,7 +225,7 @@ class BasisParts:
         return np.array(boxes, np.int64), rank, n_unknowns, *flat
 
     def joined(self, numbers: Array, stored: np.dtype[Any]) -> Basis:
-        """Return the bases that were kept in the flat layout; boxes have these numbers, and rank 0 if they were not."""
+        """Return the kept bases in the flat layout for boxes of these numbers; a box without one has rank 0."""
         boxes, ranks, n_unknowns, skeletons, order, values = self.arrays(sorted(self.lists), stored)
         rank, counts = np.zeros(len(numbers), np.int32), np.zeros(len(numbers), np.int64)
         at = np.searchsorted(numbers, boxes)

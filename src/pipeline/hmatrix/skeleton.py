@@ -3,13 +3,13 @@
 For the unknowns of a box in its order (skeletons first), a far block K satisfies K ~ K[:, :k] [I, T]. The unknowns of a
 leaf are its points, those of other boxes their children's skeletons, so that skeletons are points throughout and
 blocks between skeletons are entries of the matrix. Accuracy is set by a budget per box for the squared Frobenius
-norm of what is lost, with unknowns weighted by how much of a white-noise vector they carry.
+norm of its error, with unknowns weighted by how much of a white-noise vector they carry.
 
 The far field of a box enters through a sample of it: evenly chosen points of the far boxes of its own level, fewer of
 its ancestors', each weighted by the number of points that it stands for, and all points of large leaves near by. A
-second sample checks the result; where it loses more there, or the rank comes near the sample's size, more is sampled.
-The skeletons come from a pivoted Cholesky factorization of the sample's Gram matrix, and below its accuracy of
-about 1e-7 of the residual's; the decomposition is that of [1], at the price of products of matrices.
+second sample checks the result; if its error is larger, or the rank comes near the sample's size, more is sampled.
+The skeletons come from a pivoted Cholesky factorization of the sample's Gram matrix and, below its relative accuracy of
+about 1e-7, of the residual's Gram matrix. The decomposition is that of [1], at the cost of products of matrices.
 
 References:
     [1] Cheng, Gimbutas, Martinsson, Rokhlin, "On the compression of low rank matrices", SISC 2005.
@@ -38,8 +38,8 @@ class FarSampling:
 
     Attributes:
         budget: Squared Frobenius norm that one box may lose.
-        rows: Far points sampled at first; more where a check proves them too few.
-        largest_box: Most unknowns that a box may bring to its compression.
+        rows: Number of far points sampled at first; more if a check proves them too few.
+        largest_box: Largest number of unknowns of a box that is compressed.
     """
 
     budget: float
@@ -56,14 +56,14 @@ class FarSampling:
 
 @dataclass(frozen=True, eq=False)
 class WantedBasis:
-    """What the bases of a matrix's columns, or of its rows, are wanted for, and how.
+    """A request for the bases of a matrix's columns or rows.
 
     Attributes:
-        far: Far boxes, of the other side, of each box.
+        far: Far boxes of each box, on the other side.
         sampling: Accuracy and effort.
-        transposed: Rows rather than columns are compressed.
-        stored: What T is kept in.
-        progress: Told of the boxes done.
+        transposed: Whether rows rather than columns are compressed.
+        stored: Type in which T is kept.
+        progress: Called with the number of boxes done and of all boxes.
     """
 
     far: Lists
@@ -83,7 +83,7 @@ class Basis:
             skeletons[skeleton_start[b]:skeleton_start[b + 1]].
         order: Local unknowns with skeletons first, box b's at order[order_start[b]:order_start[b + 1]].
         values: All T, box b's of shape (k, unknowns - k) at values[value_start[b]:value_start[b + 1]], row-major.
-        seconds: Per level, spent on building.
+        seconds: Time in which each level was built, shape (levels,).
     """
 
     rank: Ints
@@ -123,7 +123,7 @@ class Basis:
 
     @cached_property
     def native(self) -> Any:
-        """The view of it that native routines take."""
+        """The view that native routines take."""
         view = getattr(_native, f"Basis_{self.values.dtype.name}")
         return view(
             self.rank, self.skeleton_start, self.order_start, self.order, self.value_start, self.values
@@ -141,10 +141,10 @@ def nested_basis(
 
     Args:
         matrix: Entries.
-        own: Tree of the boxes: of the sources, or of the targets where the rows are wanted.
+        own: Tree of the boxes: that of the sources, or that of the targets for bases of the rows.
         other: Tree of the other side.
         wanted: Which bases, and how.
-        computed: float64 or complex128.
+        computed: Type of the computation, float64 or complex128.
 
     Raises:
         ConvergenceError: If boxes grow beyond `sampling.largest_box` unknowns: the far field has no low rank.
@@ -161,7 +161,7 @@ def nested_basis(
 
 
 def require_compressible(compresses: bool) -> None:
-    """Raise unless boxes stay small."""
+    """Raise ConvergenceError unless the matrix compresses."""
     if not compresses:
         raise ConvergenceError(
             "the matrix does not compress: boxes of a thousand unknowns and more keep their full rank; "

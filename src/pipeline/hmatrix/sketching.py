@@ -1,12 +1,12 @@
 """An H2 matrix from nothing but its products with random vectors.
 
 Given Y = C X for random X, the far field of a box shows in Y P, where P spans the null space of X on the
-box's near boxes: their part of the sum vanishes [1]. Its interpolative decomposition chooses skeletons. On
-what is left of a box's redundant rows once their skeletons' share is taken off, only near boxes act, so
-that their blocks follow from least squares. What remains unknown are blocks between skeletons, for which
-samples of the next level's, smaller matrix are at hand: the same step is repeated up to the first level
-with far boxes, where the matrix of all skeletons is solved for; then all blocks are unfolded on the way
-down. The number of vectors is that of the unknowns in a box's near field, whatever n is.
+box's near boxes: the near boxes' part of the sum vanishes [1]. An interpolative decomposition of Y P chooses
+skeletons. Once the skeletons' share is subtracted from a box's redundant rows, only near boxes act on them,
+so their near blocks follow from least squares. Only blocks between skeletons remain unknown. They form the
+smaller matrix of the next level, of which samples are at hand: the same step is repeated up to the first
+level with far boxes, where the matrix of all skeletons is solved for; then all blocks are unfolded on the
+way down. The number of vectors is that of the unknowns in a box's near field, whatever n is.
 
 References:
     [1] Levitt, Martinsson, "Linear-complexity black-box randomized compression of rank-structured matrices", SISC 2024:
@@ -27,19 +27,19 @@ from pipeline.hmatrix.near_field import Array, adjoint, by_entries, by_least_squ
 BoxArrays = dict[int, Array]  # one array per box of a level
 
 _SURPLUS = 1.25  # vectors per near unknown: least squares then doubles the error of the bases
-_LEAST_SURPLUS = 1.1  # for the few boxes with more neighbors than others: it is then three times the error
-_FEW = 0.1  # of the boxes
+_LEAST_SURPLUS = 1.1  # for the few boxes with more neighbors than others: the error is then tripled
+_FEW = 0.1  # share of these boxes
 _SAMPLES = 1.5  # samples of the far field per rank,
-_OVERSAMPLING = 12  # and beyond
+_OVERSAMPLING = 12  # and their number beyond that
 
 
 @dataclass(frozen=True, eq=False)
 class BoxSketch:
-    """What one side knows of a box.
+    """What the sketch of one side has found about a box.
 
     Attributes:
         order: Local unknowns, skeletons first.
-        rank: How many skeletons.
+        rank: Number of skeletons.
         interpolation: T of shape (k, n - k): redundant unknowns through skeletons.
         residual: Shape (n - k, near unknowns): rows of the near blocks of redundant unknowns, less T^T times those of
             the skeletons.
@@ -72,11 +72,11 @@ class Side:
         tests: X by boxes of the other side.
         nodes: The nodes of all boxes done.
         weights: How much of a white-noise vector each unknown of a box carries.
-        unit_vectors: The tests are all unit vectors rather than random.
-        entries: Block of the unknowns of a box and those of near boxes, if entries of the matrix are known.
-        largest_rank: Largest rank of the boxes done, which tells how many samples the next will want.
-        taken: How many of the vectors are used on the level at work.
-        gram: Blocks X_a X_b^H of the tests of the level at work, as far as needed yet.
+        unit_vectors: Whether the tests are all unit vectors rather than random.
+        entries: (box, near boxes) -> block of their unknowns, if entries of the matrix are known.
+        largest_rank: Largest rank of the boxes done, which tells how many samples the next box will need.
+        taken: Number of vectors that are used on the level at work.
+        gram: Blocks X_a X_b^H of the tests of the level at work, as far as they have been needed.
     """
 
     tree: ClusterTree
@@ -95,24 +95,24 @@ class Side:
         return [int(other) for other in self.near.boxes[self.near.start[box] : self.near.start[box + 1]]]
 
     def width(self, n: int) -> int:
-        """Return how many samples of the far field of a box of n unknowns to begin with."""
+        """Return the number of samples of the far field that a box of n unknowns begins with."""
         return min(int(_SAMPLES * self.largest_rank) + 2 * _OVERSAMPLING, 2 * n + _OVERSAMPLING)
 
     def needed(self, box: int, surplus: float = _SURPLUS) -> int:
-        """Return how many vectors a box will want, going by the ranks so far."""
+        """Return the number of vectors that a box will need, judging by the ranks so far."""
         n_near = sum(len(self.tests[other]) for other in self.near_boxes(box)) if self.entries is None else 0
         return int(surplus * n_near) + self.width(len(self.samples[box]))
 
     def needed_by(self, boxes: Sequence[int]) -> int:
-        """Return how many vectors boxes will want.
+        """Return the number of vectors that boxes will need.
 
-        The more boxes there are, the more neighbors some of them have: these few do not decide for all.
+        Among many boxes, some have more neighbors than the others: these few do not decide for all.
         """
         usual = np.sort([self.needed(box) for box in boxes])[-1 - int(_FEW * len(boxes))]
         return max(int(usual), *(self.needed(box, _LEAST_SURPLUS) for box in boxes))
 
     def gram_of(self, boxes: list[int]) -> Array:
-        """Return the lower triangle of X X^H, X of some boxes, from blocks kept for all boxes which share them."""
+        """Return the lower triangle of X X^H for the tests X of some boxes; its blocks are kept for other boxes."""
         edges = np.cumsum([0, *(len(self.tests[box]) for box in boxes)])
         result = np.zeros((edges[-1], edges[-1]), dtype=self.tests[boxes[0]].dtype if boxes else float)
         for i, a in enumerate(boxes):
@@ -141,7 +141,7 @@ def skeletonize(side: Side, box: int, budget: float) -> BoxSketch:
         budget: Squared Frobenius norm that may be lost.
 
     Raises:
-        TooFewVectors: If the near field and the rank together want more tests.
+        TooFewVectors: If the near field and the rank together need more tests.
     """
     others = side.near_boxes(box)
     samples, tests = (
@@ -181,7 +181,7 @@ def _pivoted(rows: Array) -> tuple[Array, NDArray[np.int64]]:
 
 
 def _rank(triangle: Array, n_samples: int, budget: float) -> int:
-    """Return the smallest rank whose lost part, estimated from the samples that are not fitted, is within budget."""
+    """Return the smallest rank whose error, estimated from the samples that are not fitted, is within budget."""
     lost = np.append(np.cumsum((np.abs(triangle) ** 2).sum(axis=1)[::-1])[::-1], 0.0)
     free = np.maximum(n_samples - np.arange(len(lost)), 1)
     return int(np.argmax(lost / free <= budget))

@@ -19,7 +19,7 @@ from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.skeleton import Basis, WantedBasis, nested_basis
 from pipeline.hmatrix.threads import n_threads
 
-_PIECES = 128  # of a row, whatever the number of threads: native/build.cpp deals them out by sixteen
+_PIECES = 128  # pieces of a row, whatever the number of threads: native/build.cpp deals them out by sixteen
 
 
 class Source(Protocol):
@@ -76,14 +76,14 @@ def source_of(
     device: torch.device | None,
     correction: csr_array | None = None,
 ) -> Source:
-    """Return where a kernel matrix's entries come from.
+    """Return the source of a kernel matrix's entries and bases.
 
     Args:
         kernel: The kernel.
         rows, columns: Trees of its points.
         computed: Type of the entries, of double precision.
         device: The device that computes batches; None for box by box on the CPU.
-        correction: Sparse matrix that is added, in tree order. Only the CPU's routines know it.
+        correction: Sparse matrix to add, in tree order. Only the CPU's routines support it.
     """
     if device is None or correction is not None:
         return NativeSource(kernel_matrix(kernel, rows, columns, correction), rows, columns, computed)

@@ -1,8 +1,8 @@
-"""Random numbers that estimates of our own draw: each purpose has a stream that nobody else draws from.
+"""Random numbers for the library's own estimates: each purpose has a stream that nobody else draws from.
 
-Users often draw points and values from a generator of seed 0. Were our estimates drawn from it, too, their random
-vectors would be functions of the points, since NumPy makes a normal number of the same bits as a uniform one; and an
-estimate whose vectors depend on what it looks at is wrong.
+Users often draw points and values from a generator of seed 0. If our estimates drew from it too, their random vectors
+would be functions of the points, since NumPy makes a normal number from the same bits as a uniform one. An estimate
+whose vectors depend on the data is wrong.
 """
 
 from enum import IntEnum
@@ -20,7 +20,7 @@ class Purpose(IntEnum):
     TRUST = 2  # right-hand sides and rows that judge a factorization
     ROWS = 3  # rows on which a residual is evaluated exactly
     ALGEBRA = 4  # right-hand sides that judge inverses and products of matrices
-    OPERATOR = 5  # vectors to which a matrix is applied that is given by its products
+    OPERATOR = 5  # test vectors for a matrix that is given by its products
     PIVOTS = 6  # pivots of a Cholesky factorization
     FIELDS = 7  # fields of a model that judge its variances
     STARTS = 8  # starts of a search, and the part of the points that it looks at first

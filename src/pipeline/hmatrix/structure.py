@@ -1,4 +1,4 @@
-"""What an H2 matrix looks like: per-level tables, blocks for plots, shares for processes."""
+"""The structure of an H2 matrix: tables by level, blocks for plots, shares for processes."""
 
 import logging
 from dataclasses import replace
@@ -22,8 +22,8 @@ def describe(A: H2Form) -> dict[str, Any]:
     Returns:
         `shape`, `n_bytes`, `dense_bytes`, `tolerance`, `admissibility`, `notes`; `largest_rank` of any far block;
         `levels`: a table row per level; `blocks`: dicts with `rows` and `columns` ([start, stop) in tree order),
-        `kind` ("near" or "far"), `rank` (of a far block) and `level`. Past 200,000 blocks the finest levels' are left
-        out, and `blocks_left_out` says how many.
+        `kind` ("near" or "far"), `rank` (None for a near block) and `level`. Beyond 200,000 blocks, those of the finest
+        levels are left out, and `blocks_left_out` is their number.
     """
     blocks = []
     ranks = _coupling_ranks(A)
@@ -116,7 +116,7 @@ def log_levels(A: H2Form) -> None:
 def share(A: H2Form, number: int, count: int) -> H2Form:
     """Return share `number` of `count`: consecutive near and far pairs of about equally many entries.
 
-    A share is no kernel matrix: its entries are the kernel's in its own pairs, and 0 elsewhere.
+    A share is not a kernel matrix: its entries are the kernel's in its own pairs, and 0 elsewhere.
     """
     if not 0 <= number < count:
         raise ValueError(f"share {number} of {count} does not exist")

@@ -1,4 +1,4 @@
-"""Arrays between processes: rows that each owns, asked for by others."""
+"""Exchange of arrays between processes: rows that one process owns and others ask for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ def summed(communicator: Communicator, own: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Halo:
-    """Rows of others that this process needs again and again.
+    """Rows of other processes that this process needs repeatedly.
 
     Attributes:
         asked: Rows of this process that others need, by process.
-        n_rows: How many rows arrive from each process, in order of the processes.
+        n_rows: Number of rows that arrive from each process, in order of the processes.
     """
 
     asked: dict[int, Ids]
@@ -72,7 +72,7 @@ class Halo:
         return np.concatenate([own[:0], *(found[rank] for rank in self.n_rows)])
 
     def fetch_lists(self, communicator: Communicator, start: Ids, own: Array) -> tuple[Ids, Array]:
-        """Return the lists asked for one after the other, and where each starts; collective.
+        """Return where each list asked for starts, and the lists one after the other; collective.
 
         Args:
             communicator: The processes.

@@ -1,4 +1,4 @@
-"""Threads of native routines: boxes are divided among them, products of matrices are too small to be."""
+"""Threads of native routines: boxes are divided among threads; products of matrices are too small to be divided."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,17 +11,17 @@ from threadpoolctl import ThreadpoolController
 
 @cache
 def _controller() -> ThreadpoolController:
-    """Return SciPy's BLAS alone; looking for it takes milliseconds, so once."""
+    """Return the controller of the loaded BLAS libraries; it is kept, as finding them takes milliseconds."""
     import scipy.linalg.cython_blas  # noqa: F401 - loads it
 
     return ThreadpoolController().select(user_api="blas")
 
 
 class SharedSetting:
-    """A setting of the process: changed by the first who asks, until the last has done."""
+    """A setting of the process, changed when the first holder enters and changed back when the last one leaves."""
 
     def __init__(self, change: Callable[[], Callable[[], object]]) -> None:
-        """Take what changes it, and returns what changes it back."""
+        """Take the function that changes the setting and returns the function that changes it back."""
         self._lock, self._holders, self._change = threading.Lock(), 0, change
 
     def __enter__(self) -> None:
@@ -64,5 +64,5 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def n_threads() -> int:
-    """Return among how many threads independent boxes are divided: torch's number, which OMP_NUM_THREADS sets."""
+    """Return the number of threads that share independent boxes: torch's number, which OMP_NUM_THREADS sets."""
     return torch.get_num_threads()

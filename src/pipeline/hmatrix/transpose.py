@@ -54,7 +54,7 @@ def scaled(A: H2Form, factor: complex) -> H2Form:
 
 
 def as_factor(factor: complex) -> complex:
-    """Return a finite factor as a number of Python's, real if it can be."""
+    """Return a finite factor as a Python number, real if its imaginary part is 0."""
     if not np.isfinite(factor):
         raise ValueError(f"a matrix can be multiplied by finite factors, not {factor}")
     factor = np.asarray(factor).item()

@@ -1,10 +1,10 @@
 """How far a factorization can be trusted: measured on a random right-hand side with exactly evaluated rows.
 
-A factorization F of A is that of A - E, where E is what compression and rounding have lost. For normal b and
-x = F^-1 b the residual b - A x is -E F^-1 b, so that one solve tells all that matters of M = E F^-1:
+A factorization of A is exact for F = A - E, where E is the error of compression and rounding. For normal b and
+x = F^-1 b the residual b - A x is -E F^-1 b, so that one solve tells what matters about M = E F^-1:
 
 - the relative residual of solves with random right-hand sides;
-- |M|_F, the norm of the residual itself. Where it is below 1, no eigenvalue of A has another sign than F's;
+- |M|_F, the norm of the residual itself. If it is below 1, all eigenvalues of A have the same sign as F's;
 - log det A - log det F = log det(1 + M) = tr M up to |M|_F^2, with the trace estimated by -b^H (b - A x) [1].
 
 Small eigenvalues of A, below tolerance times norm, make all three large. A few of the rows where x is largest are
@@ -29,17 +29,17 @@ from pipeline.hmatrix.streams import Purpose, stream
 
 TIGHTEST = 1e-13  # tolerance: rounding leaves no more
 _ALL_ROWS = 4e6  # entries up to which every row is evaluated
-_MANY, _FEW = 8, 1  # right-hand sides where every row is evaluated, and of larger matrices
-_ROWS = 64  # evaluated of larger matrices, spread over all regions
-_LARGEST = 16  # rows besides, where the solution is largest
-_SURE = 0.5  # of |M|_F, where the determinant's sign is beyond doubt
+_MANY, _FEW = 8, 1  # right-hand sides if every row is evaluated, and for larger matrices
+_ROWS = 64  # evaluated rows of larger matrices, spread over all regions
+_LARGEST = 16  # further rows, where the solution is largest
+_SURE = 0.5  # |M|_F up to which the determinant's sign is certain
 _EPSILON = float(np.finfo(np.float64).eps)
 _DEVIATIONS = 3  # standard deviations of an estimate that its stated error covers
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What a factorization was found to be worth.
+    """The measured accuracy of a factorization.
 
     Attributes:
         residual: |b - A x| / |b| of a random right-hand side, 2-norm, on exactly evaluated rows of A where it is a
@@ -54,12 +54,12 @@ class Trust:
 
     @property
     def sign_is_sure(self) -> bool:
-        """No eigenvalue is so small that what was lost may have changed its sign."""
+        """Whether the error is too small to have changed the sign of an eigenvalue."""
         return self.change <= _SURE
 
 
 def measure(A: H2Form, solve: Callable[[NDArray[Any]], NDArray[Any]], *, seed: int = 0) -> Trust:
-    """Measure a factorization of A by one solve; costs that and some seventy rows of A.
+    """Measure a factorization of A by one solve; costs that and up to 80 rows of A, or all rows of a small A.
 
     Args:
         A: The matrix.
@@ -70,7 +70,7 @@ def measure(A: H2Form, solve: Callable[[NDArray[Any]], NDArray[Any]], *, seed: i
     if n == 0:
         return Trust(0.0, 0.0, 0.0)
     generator = stream(Purpose.TRUST, seed)
-    # One vector may miss a single direction by chance, in which all is lost: where they cost nothing, there are more.
+    # By chance, one vector may miss the only direction with an error: small matrices can afford more vectors.
     count = _MANY if n * n <= _ALL_ROWS else _FEW
     b = generator.standard_normal((n, count))
     if A.computed.kind == "c":
@@ -88,7 +88,7 @@ def measure(A: H2Form, solve: Callable[[NDArray[Any]], NDArray[Any]], *, seed: i
     squares, products = (np.abs(off) ** 2).mean(axis=1), (b[chosen].conj() * off).mean(axis=1)
     change = math.sqrt(float(weights @ squares))
     trace = abs(complex(weights @ products))
-    # Rows left out are as those chosen: the variance of their sum is that of a stratified sample.
+    # Rows left out are like the chosen ones: the variance of their sum is that of a stratified sample.
     sampled = float((weights * (weights - 1)) @ np.abs(products) ** 2)
     error = trace + _DEVIATIONS * math.sqrt(2 * change**2 / count + sampled) + change**2 + n * _EPSILON
     return Trust(change / float(np.linalg.norm(b)) * math.sqrt(count), change, error)
@@ -97,7 +97,7 @@ def measure(A: H2Form, solve: Callable[[NDArray[Any]], NDArray[Any]], *, seed: i
 def _rows(
     A: H2Form, sizes: NDArray[np.float64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Choose places of the tree order, and how many rows each stands for."""
+    """Choose places of the tree order, and the number of rows that each stands for."""
     n = len(sizes)
     if n * n <= _ALL_ROWS or n <= _ROWS + _LARGEST:
         return np.arange(n, dtype=np.int32), np.ones(n)

@@ -1,4 +1,4 @@
-"""How the blocks and bases of an H2 matrix are made of what `sketching.py` knows of every box, from the top down."""
+"""Blocks and bases of an H2 matrix from the sketches of all boxes (`sketching.py`), from the top down."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def unfolded(
     far: BlocksByPair = {}
 
     def split(parents_t: range, parents_s: range, block: Array) -> BlocksByPair:
-        """Divide a block of skeletons by boxes: couplings are done, near pairs go on."""
+        """Divide a block of skeletons by boxes: keep couplings of far pairs, and return the blocks of near pairs."""
         row_edges = np.cumsum([0, *(rows.nodes[t].rank for t in parents_t)])
         column_edges = np.cumsum([0, *(columns.nodes[s].rank for s in parents_s)])
         going = {}

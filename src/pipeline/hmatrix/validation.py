@@ -1,4 +1,4 @@
-"""Structure of an H2 matrix that comes from outside, checked before native routines follow its indices."""
+"""Checks of an H2 matrix that comes from a file, before native routines follow its indices."""
 
 from typing import Any
 

@@ -41,14 +41,14 @@ def result_type(matrix: np.dtype[Any], given: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def plain_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type in which torch takes numbers: in this machine's order of bytes, and no wider than double."""
+    """Return the type in which torch accepts numbers: in native byte order, and no wider than double precision."""
     if dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16):
         return np.dtype(np.float64 if dtype.kind == "f" else np.complex128)
     return dtype.newbyteorder("=")
 
 
 def to_tensor(x: NDArray[Any]) -> Tensor:
-    """Return an array of any numbers and strides as a tensor of a copy; integers and the like become float64."""
+    """Copy an array of any number type and strides into a tensor; integers and booleans become float64."""
     values = np.asarray(x)
     return torch.from_numpy(
         np.array(values, dtype=result_type(np.dtype(np.float64), values.dtype), order="C")
@@ -99,12 +99,12 @@ def apply(
 
     Args:
         x: Shape (n,) or (n, m).
-        action: Takes flat row-major vectors in tree order and their number, and returns such.
-        taken: Tree order of the places of x.
-        given: Tree order of the places of the result.
-        computed: What the action works in; a complex x goes through a real action as two real ones.
-        dtype: The matrix's type, which with that of x gives the result's.
-        what: Names the operation where x does not fit.
+        action: Takes flat row-major vectors in tree order and their number, and returns flat row-major vectors.
+        taken: Place i of the tree order is row taken[i] of x.
+        given: Place i of the tree order is row given[i] of the result.
+        computed: Type that the action works in; a complex x goes through a real action as two real ones.
+        dtype: The matrix's type, which together with x's type determines the result's.
+        what: Name of the operation in error texts.
     """
     values = as_array(x)
     if values.dtype.kind not in "biufc":

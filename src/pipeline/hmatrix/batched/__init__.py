@@ -1,9 +1,9 @@
-"""H2 matrices where the data is: products, factorization and solves as batches on padded buckets, in torch alone.
+"""H2 matrices on the device of the data: products, factorization and solves as batches in padded buckets, in torch.
 
-What is large is done at once for many boxes: those of a level, or of a color of it, sorted into buckets of like sizes.
-Which boxes, in which order, into which places of memory is decided on the host, in whole arrays; numbers stay on the
-device. Results are the same to the last bit however a device orders its threads, since no two matrices of a bucket
-write the same place.
+Heavy work is done at once for many boxes: those of a level, or of one color of a level, sorted into buckets of similar
+sizes. The host decides which boxes come in which order and into which places of memory; numbers stay on the device.
+Results are the same to the last bit however a device orders its threads, since no two matrices of a bucket write to
+the same place.
 
 Tensors on the CPU go through the native routines instead, which do the same mathematics box by box.
 """

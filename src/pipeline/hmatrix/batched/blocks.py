@@ -1,9 +1,9 @@
 """The matrix between a level's unknowns, on the device: blocks of near boxes, and those that updates have filled.
 
-All blocks lie one after the other in one array, of a symmetric matrix those on and above the diagonal. An entry's
-place is base[pair] + row[pair] i + column[pair] j, where a pair of boxes knows which block is its own, or its mirror
-image, and i and j are numbers of unknowns within their boxes. Two more places end the array: one that reads as zero,
-and one for what nobody wants to be written. So blocks of any shape are gathered into padded buckets, and scattered.
+All blocks lie one after the other in one array; of a symmetric matrix, only those on and above the diagonal. An entry's
+place is base[pair] + row[pair] i + column[pair] j, where a pair of boxes refers to its own block or its mirror image,
+and i and j are numbers of unknowns within their boxes. Two more places end the array: one that reads as zero, and one
+that takes unwanted writes. Blocks of any shape can thus be gathered into padded buckets, and scattered.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ class Unknowns:
     """Unknowns of each box of a bucket.
 
     Attributes:
-        part: Shape (b, m), in which of the bucket's parts (boxes) each lies; padding lies in the last, behind them.
-        index: Shape (b, m), numbers in the level; that of padding is one behind them.
+        part: Shape (b, m), which of its row's boxes each unknown belongs to; padding has the number after the last box.
+        index: Shape (b, m), numbers in the level; padding has the number after the last unknown.
     """
 
     part: Tensor
@@ -43,7 +43,7 @@ class LevelMatrix:
     """A symmetric or general matrix between unknowns of boxes, sparse by blocks.
 
     Attributes:
-        points: Shape (unknowns + 1,), each one's place in tree order; padding has place `n_points`.
+        points: Shape (unknowns + 1,), place of each unknown in tree order; padding has place `n_points`.
         start: Shape (boxes + 1,), first unknown of each box, on the host.
         size: Shape (boxes,), unknowns that are left, on the host.
         alive: Shape (unknowns + 1,); those left of box b are alive[start[b] : start[b] + size[b]].
@@ -65,10 +65,10 @@ class LevelMatrix:
 
         Args:
             entries: The kernel.
-            diagonal: What is added to the diagonal at places of the tree order.
+            diagonal: Diagonal term at places of the tree order.
             points, start: See the attributes.
             stored: Pairs of boxes, shape (boxes, boxes), symmetric, which have a block.
-            symmetric: Whether the matrix is.
+            symmetric: Whether the matrix is symmetric.
             dtype: Type of the numbers.
         """
         self.entries, self.diagonal, self.points, self.start = entries, diagonal, points, start
@@ -90,7 +90,7 @@ class LevelMatrix:
         self._fill()
 
     def _number_places(self) -> int:
-        """Lay out the blocks, and return how many entries they have."""
+        """Lay out the blocks, and return the number of their entries."""
         m, n = self.size[self.first], self.size[self.second]
         self._own = (self.first <= self.second) | (not self.symmetric)
         ends = np.cumsum(np.where(self._own, m * n, 0))
@@ -106,7 +106,7 @@ class LevelMatrix:
         return total
 
     def pairs(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Integers:
-        """Return the pairs of boxes, any shape; of boxes that have no block, or are -1, the last."""
+        """Return the numbers of pairs of boxes, in any shape; the last number for boxes without a block, or -1."""
         keys = np.where((first < 0) | (second < 0), -1, first * self.n_boxes + second)
         found = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
         there = self._keys[found] == keys if len(self._keys) else np.zeros(keys.shape, dtype=bool)
@@ -119,7 +119,7 @@ class LevelMatrix:
         return self.pairs(rows[:, :, None], columns[:, None, :])
 
     def partners(self, boxes: Integers, near: Integers) -> Integers:
-        """Return far boxes whose blocks with a box updates have changed: shape (b, q), padded with -1."""
+        """Return the far boxes of each box whose common block updates have changed: shape (b, q), padded with -1."""
         wanted = self.touched.copy()
         wanted[self.pairs(boxes[:, None], near)] = False
         start, stop = (np.searchsorted(self._keys, (boxes + i) * self.n_boxes) for i in (0, 1))
@@ -135,7 +135,7 @@ class LevelMatrix:
         self.touched[-1] = False
 
     def unknowns(self, parts: Integers) -> Unknowns:
-        """Return what is left of the boxes of each row, shape (b, p); -1 is no box."""
+        """Return the unknowns that are left of the boxes in each row of `parts`, shape (b, p); -1 is no box."""
         counts = np.where(parts >= 0, self.size[parts], 0)
         part, place = chained(counts)
         boxes = np.take_along_axis(np.pad(parts, [(0, 0), (0, 1)], constant_values=-1), part, axis=1)
@@ -143,7 +143,7 @@ class LevelMatrix:
         return Unknowns(to_device(part, self.device), self.alive[to_device(slots, self.device)])
 
     def _places(self, which: Tensor, pairs: Tensor, rows: Unknowns, columns: Unknowns) -> Tensor:
-        # Rows of parts first, which are few; then every entry.
+        # First the places of rows, which are few; then those of all entries.
         batch = torch.arange(len(pairs), device=self.device)[:, None]
         base, row, column = which[:, pairs[batch, rows.part]]
         base = base + row * self._local[rows.index][:, :, None]
@@ -215,7 +215,7 @@ class LevelMatrix:
         self.touch(mirrored)
 
     def take_over(self, below: "LevelMatrix", parent: Integers, offset: Integers | None = None) -> None:
-        """Take what updates have changed between what is left of the boxes below, from left to right.
+        """Copy the blocks that updates have changed between the unknowns left of the boxes below.
 
         Args:
             below: The matrix of the boxes below; box b's parent is parent[b].
@@ -248,7 +248,7 @@ class LevelMatrix:
         return [pairs[group] for group in buckets(m, n)]
 
     def _blocks(self, pairs: Integers) -> tuple[Tensor, Unknowns, Unknowns]:
-        """Return a table of one pair in each row, with what is left of its boxes."""
+        """Return a table of one pair in each row, with the unknowns left of its boxes."""
         first, second = self.first[pairs][:, None], self.second[pairs][:, None]
         table = to_device(self.table(first, second), self.device)
         return table, self.unknowns(first), self.unknowns(second)
