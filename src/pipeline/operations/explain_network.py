@@ -41,7 +41,7 @@ def run(options: Namespace) -> None:
     names = (
         [options.engine]
         if options.engine
-        else [name for name in ENGINES if name == "ours" or _installed(name)]
+        else [name for name in ENGINES if name == "ours" or importlib.util.find_spec(name)]
     )
     found = {name: _explained(name, options.model, x) for name in names}
     try:
@@ -85,10 +85,6 @@ def _explained(name: str, model: Path, x: NDArray[np.float32]) -> Explained:
             f"{model}: {name} cannot run it with inputs of shape {x.shape} ({text}); choose the engines that can by "
             "--engine"
         ) from failure
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
 
 
 class Totals(NamedTuple):

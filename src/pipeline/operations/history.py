@@ -62,12 +62,12 @@ class FigureSeries:
 
 def run(options: Namespace) -> None:
     """Bring the history up to date, print the figures that were asked for, and plot them if asked to."""
+    studies = [path.name for path in sorted(RESULTS.glob("*")) if SAFE.match(path.name)]
     if options.study:  # by the name of its file or the path of it, as elsewhere
         options.study = re.sub(r"^config/(?=[^/]+\.ya?ml$)|\.ya?ml$", "", options.study)
-    studies = [options.study] if options.study else _studies()
-    for study in studies:
-        if not SAFE.match(study):
-            raise ConfigError(f"--study: {study!r} is no name of a study")
+        studies = [options.study]
+        if not SAFE.match(options.study):
+            raise ConfigError(f"--study: {options.study!r} is no name of a study")
     main = main_elsewhere()
     if main is None:
         for study in studies:
@@ -122,10 +122,6 @@ def in_its_unit(figure: str, value: float) -> str:
     if value.is_integer() and abs(value) < MOST_EXACT:
         return formatting.count(value)
     return formatting.significant(value, 4)
-
-
-def _studies() -> list[str]:
-    return [path.name for path in sorted(RESULTS.glob("*")) if SAFE.match(path.name)]
 
 
 def series_of(

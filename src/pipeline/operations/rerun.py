@@ -27,6 +27,7 @@ from pipeline.operations.main_process import look_back
 from pipeline.operations.paths import results_folder
 from pipeline.operations.studies import RESULTS, StudyFile, find_profile, read_study
 from pipeline.operations.text import duration
+from pipeline.runtime.termination import asked_to_end
 from pipeline.runtime.words import counted
 
 LOGS = Path("logs") / "rerun"
@@ -103,26 +104,21 @@ def _snakemake(command: list[str], log: Path, keep: int) -> int:
         for process in started:
             _interrupt(process)
 
-    former = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-                # A scheduler may have started this with interrupts ignored.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
+    with asked_to_end(pass_on), log.open("w") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            # A scheduler may have started this with interrupts ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         started.append(process)
         if asked:
             _interrupt(process)
         code = process.wait()
-    finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
     return -asked[0] if asked else code
 
 

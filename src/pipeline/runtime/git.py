@@ -9,24 +9,20 @@ CODE = ("Snakefile", "config", "profiles", "src", "workflow")
 NEW_CODE = tuple(name for name in CODE if name != "config")
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str, folder: Path = Path(__file__).parent) -> str | None:
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def commit() -> str | None:
     """The commit that is checked out; None where git can't tell."""
-    return _git("rev-parse", "HEAD")
+    told = _git("rev-parse", "HEAD")
+    return None if told is None else told.strip()
 
 
 def is_dirty() -> bool | None:
@@ -50,16 +46,8 @@ def uncommitted(folder: Path = Path(__file__).parent) -> list[str]:
 
     A new study in `config/` is none of them: what it says is in the spec of every artefact.
     """
-    wanted = ["git", "status", "--porcelain", "--untracked-files=all", "-z", "--no-renames", "--"]
-    try:
-        told = subprocess.run(
-            [*wanted, *(f":/{name}" for name in CODE)],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line[3:] for line in told.split("\0") if line and not line.startswith("?? config/")]
+    told = _git(
+        "status", "--porcelain", "--untracked-files=all", "-z", "--no-renames", "--",
+        *(f":/{name}" for name in CODE), folder=folder,
+    )  # fmt: skip
+    return [line[3:] for line in (told or "").split("\0") if line and not line.startswith("?? config/")]

@@ -18,22 +18,22 @@ SECONDS_TO_END = 600
 
 
 class _NoSlurmError(PipelineError):
-    """This machine belongs to no cluster."""
+    """Slurm can't be asked from this machine."""
 
 
 def require_cluster() -> None:
     """Raise PipelineError unless jobs can be submitted to Slurm from this machine."""
     here = "or run the study on this machine: leave --profile out and add --cores all"
-    if shutil.which("sbatch") is None:
-        raise PipelineError(
-            f"the profile submits jobs to Slurm, and there is no sbatch here; load Slurm's clients, {here}"
-        )
     try:
+        _require_client("sbatch")
         _call("squeue", "--me", "--noheader", "--format=%i")
-    except _NoSlurmError:
-        raise PipelineError(
-            f"the profile submits jobs to Slurm, and this machine belongs to no cluster; start on one that does, {here}"
-        ) from None
+    except _NoSlurmError as error:
+        raise PipelineError(f"the profile submits jobs to Slurm, and {error}, {here}") from None
+
+
+def _require_client(program: str) -> None:
+    if shutil.which(program) is None:
+        raise _NoSlurmError(f"there is no {program} here; load Slurm's clients, or start on another node")
 
 
 def jobs_of(checkout: Path) -> list[str]:
@@ -52,16 +52,11 @@ def jobs_named(names: str) -> list[str]:
         return []
     unknown = f"a main process that was killed may have jobs in Slurm's queue ({names}), and"
     known = f"if you know that it has none, remove {lock_file(Path(), 'main')}"
-    if shutil.which("squeue") is None:
-        raise PipelineError(
-            f"{unknown} there is no squeue here; load Slurm's clients, or start on another node; {known}"
-        )
     try:
+        _require_client("squeue")
         return _call("squeue", "--me", f"--name={names}", "--noheader", "--format=%i").split()
-    except _NoSlurmError:
-        raise PipelineError(
-            f"{unknown} this machine belongs to no cluster; start on one that does; {known}"
-        ) from None
+    except _NoSlurmError as error:
+        raise PipelineError(f"{unknown} {error}; {known}") from None
 
 
 def cancel_jobs_of(killed: Holder) -> list[str]:
@@ -120,6 +115,6 @@ def _call(*command: str) -> str:
         if done.returncode == 0:
             return done.stdout
         if any(words in done.stderr for words in NO_CLUSTER):
-            raise _NoSlurmError(f"{command[0]}: this machine belongs to no cluster")
+            raise _NoSlurmError("this machine belongs to no cluster; start on one that does")
         time.sleep(seconds_to_wait)
     raise PipelineError(f"{command[0]} failed: {' '.join(done.stderr.split()) or done.returncode}")

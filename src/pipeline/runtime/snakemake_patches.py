@@ -77,7 +77,11 @@ def _renamed(reason: Any) -> tuple[str, str]:
     """What Snakemake says of changed parameters, and what is said instead."""
     change = reason.params_changed
     said = f"Params have changed since last execution: {change}"
-    codes = [{text for text in texts if _is_digest(text)} for texts in (change.only_old, change.only_new)]
+    # A parameter that is the digest of a stage's code, as Snakemake records it.
+    codes = [
+        {text for text in texts if re.fullmatch(r"[0-9a-f]{16}", str(text).strip(QUOTES))}
+        for texts in (change.only_old, change.only_new)
+    ]
     if not (codes[0] and codes[1]):
         return said, said
     (*_, old), (*_, new) = (sorted(code) for code in codes)
@@ -89,11 +93,6 @@ def _renamed(reason: Any) -> tuple[str, str]:
 
 
 QUOTES = "'\""
-
-
-def _is_digest(text: str) -> bool:
-    """Whether a parameter, as Snakemake records it, is the digest of a stage's code."""
-    return re.fullmatch(r"[0-9a-f]{16}", str(text).strip(QUOTES)) is not None
 
 
 def mend_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]) -> None:

@@ -10,17 +10,19 @@ EXIT_INTERRUPTED = 75
 
 
 @contextmanager
-def termination() -> Iterator[Callable[[], bool]]:
-    """Note SIGTERM and SIGINT instead of ending the process; yield what tells whether one of them has come."""
-    came = False
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
-
+def asked_to_end(note: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Call `note` when SIGTERM or SIGINT comes, instead of ending the process; restore their handlers afterwards."""
     former = {wanted: signal.signal(wanted, note) for wanted in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: came
+        yield
     finally:
         for wanted, handler in former.items():
             signal.signal(wanted, handler)
+
+
+@contextmanager
+def termination() -> Iterator[Callable[[], bool]]:
+    """Note requests to end, and yield what tells whether one has come."""
+    came: list[int] = []
+    with asked_to_end(lambda signum, _frame: came.append(signum)):
+        yield lambda: bool(came)

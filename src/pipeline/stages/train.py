@@ -203,10 +203,8 @@ def _train(
 
 def _history_of(state: State | None) -> History:
     """Records of the epochs before a checkpoint."""
-    if state is None:
-        return []
-    records = state.scalars[TRAINED] if TRAINED in state.scalars else state.scalars["history"]
-    return [EpochRecord(**record) for record in records]
+    scalars = {"history": []} if state is None else state.scalars
+    return [EpochRecord(**record) for record in scalars.get(TRAINED, scalars.get("history", []))]
 
 
 def _trained(model: Classifier, history: History, step: int) -> State:

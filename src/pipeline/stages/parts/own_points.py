@@ -26,6 +26,7 @@ def own_places(draft: Draft, spec: FilePoints) -> PointsFacts:
     """Write the points of a file, with their values, divided into known and held-out ones."""
     own = spec.open()
     units = [own.units[name] for name in own.values]
+    unit = units[0] if len(set(units)) == 1 else ", ".join(units)
     with ExitStack() as stack:
         n, scratch = _to_scratch(own, stack, draft.folder)
         known, held_out = spec.divide(n)
@@ -40,9 +41,7 @@ def own_places(draft: Draft, spec: FilePoints) -> PointsFacts:
                     )
                 elif name == "values":
                     shape = (len(rows),) if file.width == 1 else (len(rows), file.width)
-                    draft.save_array_in_parts(
-                        f"{prefix}values", file.rows(rows), shape=shape, unit=_common(units)
-                    )
+                    draft.save_array_in_parts(f"{prefix}values", file.rows(rows), shape=shape, unit=unit)
                 elif prefix:
                     for column, what in enumerate(("longitude", "latitude")):
                         parts = (part[:, column] for part in file.rows(rows))
@@ -61,10 +60,6 @@ def own_places(draft: Draft, spec: FilePoints) -> PointsFacts:
         crs=own.crs,
         description=f"the points of {own.path}",
     )
-
-
-def _common(units: list[str]) -> str:
-    return units[0] if len(set(units)) == 1 else ", ".join(units)
 
 
 @dataclass(frozen=True)
