@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 #: Two-sided confidence: of a hundred figures in which nothing changed, one is flagged.
 CONFIDENCE = 0.99
@@ -130,7 +130,7 @@ def expected(before: Sequence[float], floor: float) -> tuple[float, float]:
     center, half_width = float(values.mean()), 0.0
     if n > 1:
         deviation = float(values.std(ddof=1))
-        half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation * math.sqrt(1 + 1 / n)
+        half_width = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * deviation * math.sqrt(1 + 1 / n)
     half_width = max(half_width, math.log1p(floor) if logarithmic else floor * abs(center))
     low, high = center - half_width, center + half_width
     return (math.exp(low), math.exp(min(high, 700.0))) if logarithmic else (low, high)

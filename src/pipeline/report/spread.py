@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from pipeline.report.formatting import decimal, is_number
 from pipeline.runtime.words import counted
@@ -122,7 +122,7 @@ def difference(first: Spread, second: Spread) -> Difference | None:
     # Equal but for the rounding of the differences themselves.
     rounding = 1e-12 * max(abs(value) for value in first.values + second.values)
     if apart.sd is not None and max(apart.values) - min(apart.values) > rounding:
-        half_width = float(stats.t.ppf(CONFIDENCE, apart.n - 1)) * apart.sd / math.sqrt(apart.n)
+        half_width = float(stdtrit(apart.n - 1, CONFIDENCE)) * apart.sd / math.sqrt(apart.n)
     return Difference(math.fsum(apart.values) / apart.n, half_width)
 
 
@@ -163,4 +163,4 @@ def power_law(sizes: Sequence[object], values: Sequence[object]) -> Power | None
     start = float(y.mean() - exponent * x.mean())
     freedom = len(pairs) - 2
     error = math.sqrt(float(np.sum((y - start - exponent * x) ** 2)) / freedom / squares)
-    return Power(exponent, math.exp(start), float(stats.t.ppf(0.975, freedom)) * error)
+    return Power(exponent, math.exp(start), float(stdtrit(freedom, 0.975)) * error)
