@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from pipeline.report import Metrics
@@ -18,7 +19,9 @@ def render(parts: dict, arrays: dict[str, np.ndarray]) -> str:
 
 def write_no_svg(patch: pytest.MonkeyPatch) -> None:
     """Let figures be made and not be written."""
-    patch.setattr(Figure, "savefig", lambda self, file, **_: file.write('<svg viewBox="0 0 1 1"></svg>'))
+    patch.setattr(
+        FigureCanvasSVG, "print_svg", lambda self, file, **_: file.write('<svg viewBox="0 0 1 1"></svg>')
+    )
     patch.setattr(Figure, "draw_without_rendering", lambda self: None)
 
 
