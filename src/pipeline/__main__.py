@@ -5,6 +5,7 @@ Heavy imports stand inside the stages, so that `--help` and a refused argument a
 
 import argparse
 import difflib
+import functools
 import importlib
 import io
 import json
@@ -53,6 +54,7 @@ class _Parser(argparse.ArgumentParser):
             )
 
 
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = _Parser(
         prog="python -m pipeline", description=__doc__.splitlines()[0] if __doc__ else None

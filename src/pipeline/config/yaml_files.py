@@ -1,5 +1,7 @@
 """Reading YAML files, without knowing what a study is."""
 
+import copy
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping, and refuse keys that are written twice: YAML would take the last."""
     try:
         text = path.read_text(encoding="utf-8")
-        data, twice = _parsed(text)
+        data, twice = copy.deepcopy(_parsed(text))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; name a study's YAML file") from None
     except UnicodeDecodeError:
@@ -54,6 +56,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+# The default study is read with every other one, and parsing it takes longest.
+@functools.lru_cache(maxsize=8)
 def _parsed(text: str) -> tuple[Any, tuple[str, int, int] | None]:
     """Return what a YAML text holds, and what :func:`_written_twice` says of it."""
     loader = yaml.SafeLoader(text)
