@@ -1,7 +1,7 @@
 import json
 import subprocess
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from pipeline.__main__ import main
 from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
 from pipeline.config.specs import specs
-from pipeline.precision import attained, measure_roofs
+from pipeline.precision import attained, measure_attained, measure_roofs
 from pipeline.precision.roofline import TYPICAL
 
 STUDY = {
@@ -103,12 +103,20 @@ class Bench:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_roofs():
-    """Measure the machine for a moment: what stages make of its roofs is tested here, and not what they are."""
+    """Measure the machine once, for a moment: what stages make of its roofs is tested here, and not what they are."""
+    roofs = cache(partial(measure_roofs, seconds=0.02))
+    with_attained = cache(lambda: measure_attained(roofs()))
+
+    def attained_below(given):
+        assert given is roofs()
+        return with_attained()
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.stages.time_layers.measure_roofs", partial(measure_roofs, seconds=0.02))
+        patch.setattr("pipeline.stages.time_layers.measure_roofs", roofs)
         # Memory is measured by some times what the last cache holds: of a server's that is a gigabyte.
         patch.setattr("pipeline.precision.roofline.cache_sizes", lambda: dict(TYPICAL))
-        patch.setattr(attained, "SAMPLING", replace(attained.SAMPLING, n_samples=1, n_at_least=1))
+        patch.setattr(attained, "SAMPLING", replace(attained.SAMPLING, n_samples=1, n_at_least=1, n_warm=1))
+        patch.setattr("pipeline.stages.time_layers.measure_attained", attained_below)
         yield
 
 
