@@ -73,6 +73,7 @@ coverage: $(STAMP)
 
 # Write the schema of studies and the comments of the default one anew, from the descriptions in the code.
 schema: $(STAMP)
+	@mkdir -p build
 	python -m pipeline schema >build/schema.json && mv build/schema.json config/schema.json
 	python -m pipeline schema --comment config/default.yaml >build/default.yaml && mv build/default.yaml config/default.yaml
 

@@ -11,11 +11,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.config.choice import Choice
 from pipeline.config.comments import commented
+from pipeline.config.images import ImageData
 from pipeline.config.loading import load_study, merge, validate
+from pipeline.config.matrices import Matrix, Scaling
 from pipeline.config.messages import mistakes
 from pipeline.config.points import FilePoints
+from pipeline.config.precision import OwnNetwork, Precision
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.config.study import RESERVED, Study, schema
+from pipeline.config.training import Run, Training
 from pipeline.errors import ConfigError
 from pipeline.options import Share
 from pipeline.training.smoothing import Mixup, Smoothing
@@ -283,8 +287,20 @@ def test_a_new_smoothing_is_a_class_and_a_row_and_nothing_in_the_configuration()
         Dimming(2)
 
 
-def test_every_top_level_key_stands_in_the_default_study():
-    assert set(yaml.safe_load(DEFAULT.read_text())) == set(Study.model_fields)
+def test_every_key_stands_in_the_default_study():
+    default = yaml.safe_load(DEFAULT.read_text())
+    training, precision = default["training"], default["precision"]
+    for section, data in (
+        (Study, default),
+        (ImageData, default["dataset"]),
+        (Training, training),
+        (Run, training["runs"]["sgd_small_batch"]),
+        (Precision, precision),
+        (OwnNetwork, next(iter(precision["networks"].values()))),
+        (Matrix, default["matrices"]["airports"]),
+        (Scaling, default["scaling"]),
+    ):
+        assert set(data) == set(section.model_fields), section
 
 
 def test_label_and_seeds_of_a_run_stay_out_of_its_spec():

@@ -59,6 +59,12 @@ def test_a_file_that_is_no_study_is_one_line(checkout, content, words, capsys):
 def test_what_a_study_asks_for_is_counted(checkout, capsys):
     assert main(["check", "tiny"]) == 0
     assert "8 trainings, 1 conversion, 3 matrices, 17 files of options: all right" in capsys.readouterr().out
+    study = yaml.safe_load(Path("config/tiny.yaml").read_text())
+    study["training"] |= {"trials": 3, "final_seeds": 2}
+    next(iter(study["training"]["runs"].values()))["search"] = {"lr": [0.01, 0.1]}
+    Path("config/tiny.yaml").write_text(yaml.safe_dump(study))
+    assert main(["check", "tiny"]) == 0
+    assert "8 trainings, 7 more for trials, 1 conversion" in capsys.readouterr().out
 
 
 def test_the_report_lies_in_the_folder_that_the_study_names(checkout, capsys):

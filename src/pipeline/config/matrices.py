@@ -309,10 +309,12 @@ class Matrix(CompressSpec, SolveSpec):
                     "factor belongs to compress.form 'hierarchical': one formula factorizes a matrix of low rank, "
                     "without settings; leave factor out"
                 )
+        stationary = [name for name, kind in KERNELS.items() if issubclass(kind, Stationary)]
+        with_length_scale = f"a kernel of {', '.join(stationary)}; found kernel '{self.kernel.name}'"
         if self.task == "classification" and not isinstance(self.kernel, Stationary):
-            raise wrong("task 'classification' needs a kernel with a length_scale")
+            raise wrong(f"task 'classification' needs {with_length_scale}")
         if self.fit is not None and (self.task != "kriging" or not isinstance(self.kernel, Stationary)):
-            raise wrong("fit needs task 'kriging' and a kernel with a length_scale")
+            raise wrong(f"fit needs task 'kriging' and {with_length_scale}, task '{self.task}'")
         return self
 
     def files(self) -> dict[str, str]:

@@ -102,6 +102,10 @@ class Run(RunSpec):
         return self
 
 
+#: The best trials of a run, which further seeds compare.
+FINALISTS = 2
+
+
 class TuningSpec(Section):
     """The spec of the stage `tune`.
 
@@ -161,6 +165,11 @@ class Training(Section):
     def tuned(self) -> list[str]:
         """Names of the runs whose options trials choose."""
         return [name for name, run in self.runs.items() if run.search] if self.trials else []
+
+    @property
+    def n_of_trials(self) -> int:
+        """How many trainings the trials take, at most."""
+        return len(self.tuned) * (self.trials + min(self.trials, FINALISTS) * self.final_seeds)
 
     @model_validator(mode="after")
     def _final_seeds_are_seeds(self) -> "Training":

@@ -41,6 +41,7 @@ def run(options: Namespace) -> None:
         )
     counts = (
         counted(sum(len(seeds) for seeds in study.seeds_by_run().values()), "training"),
+        *([f"{study.training.n_of_trials:,} more for trials"] if study.training.tuned else []),
         counted(len(study.precision.runs) + len(study.precision.networks), "conversion"),
         counted(len(study.matrices), "matrix", "matrices"),
         counted(len(parts), "file of options", "files of options"),

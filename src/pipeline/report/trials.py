@@ -1,53 +1,60 @@
 """The table of trials: how the options of each run were chosen."""
 
+from collections.abc import Mapping
 from statistics import median
 
+from pipeline.artifacts.results.tuning import Trial, TuningFacts
 from pipeline.report.content import Table
-from pipeline.report.formatting import count, listing, plural, seconds, significant, with_percent
+from pipeline.report.formatting import DASH, count, listing, plural, seconds, significant, with_percent
 from pipeline.report.runs import Runs, label_of
 
 
 def trials(training: Runs) -> Table | None:
-    """One row per run whose options trials chose."""
-    rows = []
-    details = []
-    n_repeats = 0
-    for name, run in training.items():
-        tuning = run.tuning
-        if tuning is None:
-            continue
-        scores = [mean.accuracy for trial in tuning.trials if (mean := trial.mean()) and mean.accuracy]
-        chosen = tuning.trials[tuning.chosen]
-        n_repeats = max(n_repeats, len(chosen.repeats))
-        values = listing(f"{option} {significant(value, 3)}" for option, value in tuning.values.items())
-        rows.append(
-            (
-                label_of(name, run),
-                count(len(tuning.trials)),
-                count(len(tuning.trials) - len(scores)),
-                with_percent(100 * (score.accuracy or 0.0 if (score := chosen.mean()) else 0.0), 2),
-                with_percent(100 * median(scores or [0.0]), 2),
-                seconds(sum(trial.seconds for trial in tuning.trials)),
-            )
-        )
-        details.append((("Chosen", values),))
-    if not rows:
+    """One row per run whose options trials chose, and its trials folded below."""
+    tuned = {label_of(name, run): run.tuning for name, run in training.items() if run.tuning is not None}
+    if not tuned:
         return None
+    n_repeats = max(len(tuning.trials[tuning.chosen].repeats) for tuning in tuned.values())
+    repeated = (
+        f" The two best trials of each run were trained with {plural(n_repeats, 'further seed')}, and the better mean "
+        "was chosen. The median is that of the first seed."
+    )
     return Table.of(
         "Trials that chose the options",
-        ("Run", "Trials", "Diverged", "Best on validation", "Median", "Time"),
-        tuple(rows),
+        ("Run", "Trials", "Diverged", "Chosen on validation", "Median", "Time"),
+        tuple(_row(label, tuning) for label, tuning in tuned.items()),
         note="All runs had the same number of trials and of searched options, drawn at the same points of their "
         "ranges. Each trial is a whole training with a seed of its own; the best accuracy on validation images was "
-        f"chosen.{_repeated(n_repeats)}",
-        details=tuple(details),
+        f"chosen.{repeated if n_repeats else ''}",
+        details=tuple(_details(tuning) for tuning in tuned.values()),
     )
 
 
-def _repeated(n_repeats: int) -> str:
-    if not n_repeats:
-        return ""
+def _row(label: str, tuning: TuningFacts) -> tuple[str, ...]:
+    first = [
+        t.validation.accuracy for t in tuning.trials if t.validation and t.validation.accuracy is not None
+    ]
+    chosen = tuning.trials[tuning.chosen].mean()
     return (
-        f" The two best trials of each run were trained with {plural(n_repeats, 'further seed')}, and the better mean "
-        "was chosen."
+        label,
+        count(len(tuning.trials)),
+        count(sum(trial.mean() is None for trial in tuning.trials)),
+        with_percent(100 * chosen.accuracy, 2) if chosen and chosen.accuracy is not None else DASH,
+        with_percent(100 * median(first), 2) if first else DASH,
+        seconds(sum(trial.seconds for trial in tuning.trials)),
     )
+
+
+def _details(tuning: TuningFacts) -> tuple[tuple[str, str], ...]:
+    each = ((f"Trial {number}", _in_words(trial)) for number, trial in enumerate(tuning.trials, 1))
+    return ("Chosen", f"trial {tuning.chosen + 1}: {_values(tuning.values)}"), *each
+
+
+def _in_words(trial: Trial) -> str:
+    scores = [score for score in (trial.validation, *trial.repeats) if score is not None]
+    found = [with_percent(100 * (score.accuracy or 0.0), 2) for score in scores]
+    return f"{_values(trial.values)}: {listing([*found, *(['diverged'] if trial.failure else [])])}"
+
+
+def _values(values: Mapping[str, float]) -> str:
+    return listing(f"{option} {significant(value, 3)}" for option, value in values.items())

@@ -11,7 +11,7 @@ from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.results.network import Score
 from pipeline.artifacts.results.tuning import Trial, TuningFacts
 from pipeline.artifacts.store import Artifact
-from pipeline.config.training import TuningSpec
+from pipeline.config.training import FINALISTS, TuningSpec
 from pipeline.errors import ConvergenceError, DivergenceError, Interrupted, errors_about
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.device import choose_device
@@ -111,8 +111,8 @@ def _trained(
 
 
 def finalists(trials: list[Trial]) -> list[int]:
-    """The two trials of the highest validation accuracy with the first seed, at equal ones of the lowest loss."""
-    return sorted(number for *_, number in sorted(_ranks(trials, [t.validation for t in trials]))[:2])
+    """The trials of the highest validation accuracy with the first seed, at equal ones of the lowest loss."""
+    return sorted(number for *_, number in sorted(_ranks(trials, [t.validation for t in trials]))[:FINALISTS])
 
 
 def best(trials: list[Trial]) -> int | None:

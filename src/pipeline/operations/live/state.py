@@ -76,7 +76,7 @@ class JobProgress:
 
     def called(self, job: Job) -> str:
         """What a job is called beside others: with its study, where there are several."""
-        return f"{job.study}: {job.name}" if len(self.studies) > 1 else job.name
+        return ": ".join(filter(None, (job.study, job.name))) if len(self.studies) > 1 else job.name
 
     @property
     def total(self) -> int:

@@ -11,7 +11,15 @@ from pipeline.training.smoothing.weight_noise import WeightNoise
 
 SMOOTHINGS: dict[str, type[Smoothing]] = {
     smoothing.name: smoothing
-    for smoothing in (WeightNoise, Mixup, RunningMixup, LabelSmoothing, SAM, GradientNoise, WeightAverage)
+    for smoothing in (
+        WeightNoise,
+        Mixup,
+        RunningMixup,
+        LabelSmoothing,
+        SAM,
+        GradientNoise,
+        WeightAverage,
+    )
 }
 
 __all__ = [
