@@ -58,18 +58,12 @@ class ReportSpec(Section):
 
     def artefacts(self) -> list[str]:
         """Every artefact of the study but its report, by its path below the study's folder."""
-        trained = [f"train/{run}/seed{seed}" for run, seeds in self.seeds.items() for seed in seeds]
-        halved = [f"{stage}/{run}" for stage in ("convert", "time_layers") for run in self.converted]
-        solved = [f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in self.matrices]
-        images = ["dataset"] if self.runs else []
-        tuned = [f"tune/{run}" for run in self.tuned]
-        predicted = ["predict"] if self.sweeps else []
         return [
-            *images,
-            *tuned,
-            *trained,
-            *predicted,
-            *halved,
-            *solved,
+            *(["dataset"] if self.runs else []),
+            *(f"tune/{run}" for run in self.tuned),
+            *(f"train/{run}/seed{seed}" for run, seeds in self.seeds.items() for seed in seeds),
+            *(["predict"] if self.sweeps else []),
+            *(f"{stage}/{run}" for stage in ("convert", "time_layers") for run in self.converted),
+            *(f"{stage}/{name}" for stage in ("points", "compress", "solve") for name in self.matrices),
             *(["scaling"] if self.scaling else []),
         ]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import SafetensorError, deserialize
+
 from pipeline.artifacts.checksums import MANIFEST, contents, verify_folder
 from pipeline.artifacts.history import PAST_REPORTS
 from pipeline.errors import ArtifactError
@@ -76,7 +78,7 @@ def _same_but_times(name: str, one: bytes, other: bytes) -> bool:
     without = WITHOUT_TIMES.get(PurePosixPath(name).suffix)
     try:
         return without is not None and without(one) == without(other)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, SafetensorError):
         return False
 
 
@@ -99,17 +101,8 @@ def _csv(content: bytes) -> Any:
 
 
 def _safetensors(content: bytes) -> Any:
-    """Names, kinds and bytes of tensors; the format is 8 bytes of length, a JSON header of that length, the bytes."""
-    begin = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:begin])
-    data = content[begin:]
-    return {
-        name: (entry["dtype"], entry["shape"], data[slice(*entry["data_offsets"])])
-        if "dtype" in entry
-        else entry
-        for name, entry in header.items()
-        if not _is_time(name)
-    }
+    found = deserialize(content)  # type: ignore[no-untyped-call]  # ships without types
+    return {name: tensor for name, tensor in found if not _is_time(name)}
 
 
 WITHOUT_TIMES = {".json": _json, ".csv": _csv, ".safetensors": _safetensors}

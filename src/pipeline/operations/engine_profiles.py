@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
@@ -65,7 +66,6 @@ class Explained:
 
 def ours(path: Path, x: NDArray[np.float32]) -> Explained:
     """The converted network on measured routines."""
-    torch = importlib.import_module("torch")
     samples = torch.from_numpy(x)
     network = HalfNetwork.convert(onnx_module(path, samples.shape[1:]), samples)
     network = network.choose_routines(samples, sampling=Sampling(n_samples=10, seconds_at_most=5.0)).network
@@ -93,7 +93,6 @@ def _answers_error(
     path: Path, x: NDArray[np.float32], answers: Sequence[NDArray[np.float32]]
 ) -> float | None:
     """What the answers for the first samples are off by; None if the network cannot be computed here."""
-    torch = importlib.import_module("torch")
     found = torch.from_numpy(np.concatenate(answers))
     try:
         module = onnx_module(path, x.shape[1:]).double()
@@ -104,9 +103,7 @@ def _answers_error(
     return relative_error(found.reshape(exact.shape), exact)
 
 
-@functools.cache
-def _roofs() -> Roofs:
-    return measure_roofs()
+_roofs = functools.cache(measure_roofs)
 
 
 def onnxruntime(path: Path, x: NDArray[np.float32]) -> Explained:

@@ -1,6 +1,5 @@
 """Stage `compress`: a kernel matrix as an H2 matrix, divided among processes, its error measured on exact rows."""
 
-import json
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -199,15 +198,18 @@ def _everybodys_covariance(
 ) -> KernelWithNugget:
     """Return the kernel and the nugget as the study wants them, the same on all processes; collective."""
     kernel = spec.kernel
-    if spec.fit is not None and isinstance(kernel, kernels.Stationary):
+    if not isinstance(kernel, kernels.Stationary):
+        return KernelWithNugget(kernel, spec.nugget)
+    if spec.fit is not None:
         return _fitted(spec, kernel, spec.fit, points, communicator)
-    found = None
-    with together(communicator):
-        if communicator.rank == 0:
-            found = _covariance(spec, points)
-    told = {} if found is None else {"kernel": found.kernel.to_dict(), "nugget": found.nugget}
-    told = json.loads(communicator.broadcast_text(json.dumps(told), source=0))
-    return found or KernelWithNugget(kernels.from_dict(told["kernel"]), told["nugget"])
+    if spec.task == "classification":
+        distance = 0.0
+        with together(communicator):
+            if communicator.rank == 0:
+                generator = torch.Generator().manual_seed(0)
+                distance = median_distance(tensor(points, "points"), generator)
+        kernel = kernel.stretched(float(communicator.broadcast_text(repr(distance), source=0)))
+    return KernelWithNugget(kernel, spec.nugget * kernel.variance)
 
 
 def _fitted(
@@ -229,14 +231,3 @@ def _fitted(
     )
     at_bound = process.nugget_ <= 1.001 * SMALLEST_NUGGET
     return KernelWithNugget(process.kernel_, process.nugget_, at_bound, process.notes_, fit)
-
-
-def _covariance(spec: CompressSpec, points: Artifact) -> KernelWithNugget:
-    """The kernel and the nugget: as the study gives them, or scaled by the median distance."""
-    kernel = spec.kernel
-    if not isinstance(kernel, kernels.Stationary):
-        return KernelWithNugget(kernel, spec.nugget)
-    if spec.task == "classification":
-        generator = torch.Generator().manual_seed(0)
-        kernel = kernel.stretched(median_distance(tensor(points, "points"), generator))
-    return KernelWithNugget(kernel, spec.nugget * kernel.variance)

@@ -30,25 +30,7 @@ from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.artifacts.store import Artifact
 from pipeline.config.report import ReportSpec
 from pipeline.data.own_points import System
-from pipeline.report.metrics import (
-    Converted,
-    Dataset,
-    Distribution,
-    HistoryMetrics,
-    MatrixMetrics,
-    Metrics,
-    Missing,
-    ModelMetrics,
-    Preconditioner,
-    RoleMetrics,
-    RuleCost,
-    RunMetrics,
-    ScalingMetrics,
-    SeedResult,
-    StructureMetrics,
-    StudyMetrics,
-    TimedPlan,
-)
+from pipeline.report import metrics as page
 
 Networks = Iterable[tuple[Artifact, NetworkFacts]]
 
@@ -63,12 +45,12 @@ MAP_ARRAYS = (
 def collect(
     spec: ReportSpec,
     found: Mapping[str, list[tuple[str, Artifact]]],
-    rules: list[RuleCost],
+    rules: list[page.RuleCost],
     origin: Mapping[str, Any],
-    history: HistoryMetrics | None = None,
-    missing: Iterable[Missing] = (),
-    beside: Mapping[str, Metrics] | None = None,
-) -> tuple[Metrics, dict[str, NDArray[Any]]]:
+    history: page.HistoryMetrics | None = None,
+    missing: Iterable[page.Missing] = (),
+    beside: Mapping[str, page.Metrics] | None = None,
+) -> tuple[page.Metrics, dict[str, NDArray[Any]]]:
     """Gather the numbers and arrays that the page shows; what is missing is left out wherever it was named."""
     networks = [(artifact, artifact.facts_as(NetworkFacts)) for _, artifact in found.get("network", [])]
     dataset = next((artifact.facts_as(ImagesFacts) for _, artifact in found.get("dataset", [])), None)
@@ -77,13 +59,13 @@ def collect(
     tunings = {name: artifact.facts_as(TuningFacts) for name, artifact in found.get("tuning", [])}
     spans = [span for kind in found.values() for _, artifact in kind if (span := _span(artifact)) is not None]
     trained = {facts.run for _, facts in networks}
-    metrics = Metrics(
+    metrics = page.Metrics(
         missing=list(missing),
-        study=StudyMetrics(
+        study=page.StudyMetrics(
             name=spec.study,
             description=spec.description,
             seeds=list(dict.fromkeys(chain.from_iterable(spec.seeds.values()))) if networks else [],
-            dataset=dataset and Dataset(**dataset.model_dump(include=set(Dataset.model_fields))),
+            dataset=dataset and page.Dataset(**dataset.model_dump(include=set(page.Dataset.model_fields))),
             model=_model(*networks[0]) if networks else None,
         ),
         training={
@@ -92,7 +74,9 @@ def collect(
             if dataset is not None and name in trained
         },
         claims_of=spec.claims
-        and RoleMetrics(**{role: run for role, run in spec.claims.model_dump().items() if run in trained}),
+        and page.RoleMetrics(
+            **{role: run for role, run in spec.claims.model_dump().items() if run in trained}
+        ),
         sweeps={method: [run for run in runs if run in trained] for method, runs in spec.sweeps.items()},
         predictions=next(
             (dict(a.facts_as(CriticalBatchFacts).methods) for _, a in found.get("critical_batch", [])), {}
@@ -121,14 +105,14 @@ def collect(
     return metrics, arrays
 
 
-def _model(network: Artifact, facts: NetworkFacts) -> ModelMetrics:
-    return ModelMetrics(name=_trained(network).model.name, n_parameters=facts.n_parameters)
+def _model(network: Artifact, facts: NetworkFacts) -> page.ModelMetrics:
+    return page.ModelMetrics(name=_trained(network).model.name, n_parameters=facts.n_parameters)
 
 
-def _scaling(scaling: Artifact, spans: list[Span]) -> ScalingMetrics:
+def _scaling(scaling: Artifact, spans: list[Span]) -> page.ScalingMetrics:
     facts = scaling.facts_as(ScalingFacts)
     alone = ran_alone(_span(scaling), spans)
-    return ScalingMetrics(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow), alone=alone)
+    return page.ScalingMetrics(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow), alone=alone)
 
 
 class _Named(BaseModel):
@@ -188,11 +172,11 @@ def _run(
     train_samples: int,
     tuning: TuningFacts | None,
     spans: list[Span],
-) -> RunMetrics:
+) -> page.RunMetrics:
     """One training run over its seeds."""
     mine = [(network, facts) for network, facts in networks if facts.run == name]
     recipe = _trained(mine[0][0]).run
-    return RunMetrics(
+    return page.RunMetrics(
         label=label,
         optimizer=recipe.optimizer.name,
         batch_size=recipe.batch_size,
@@ -205,10 +189,10 @@ def _run(
     )
 
 
-def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[Span]) -> SeedResult:
+def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[Span]) -> page.SeedResult:
     if facts.failure:
         # What came before it is no result to compare others with.
-        return SeedResult(diverged=facts.failure, alone=ran_alone(_span(network), spans))
+        return page.SeedResult(diverged=facts.failure, alone=ran_alone(_span(network), spans))
     history = network.rows_as("history", EpochRow)
     last = history[-1] if history else None
     kfac, phases = None, {}
@@ -219,7 +203,7 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
             "evaluation": last.evaluation_seconds,
         }
         if recipe.optimizer.name in ("kfac", "fop"):
-            kfac = Preconditioner(
+            kfac = page.Preconditioner(
                 n_retries=last.n_retries,
                 n_stale=last.n_stale,
                 n_skipped=last.n_skipped,
@@ -229,7 +213,7 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
                 inverse_age=last.inverse_age,
                 layers=network.values_as("layers", FactorFigures),
             )
-    return SeedResult(
+    return page.SeedResult(
         history=history,
         test=facts.scores.get("test"),
         validation=facts.scores.get("validation"),
@@ -244,12 +228,14 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
     )
 
 
-def _precision(found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span]) -> dict[str, Converted]:
+def _precision(
+    found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span]
+) -> dict[str, page.Converted]:
     timings = dict(found.get("timings", []))
     return {name: _converted(one, timings.get(name), spans) for name, one in found.get("half_network", [])}
 
 
-def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -> Converted:
+def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -> page.Converted:
     """One converted network, with the times of its layers if they were taken."""
     facts = converted.facts_as(HalfNetworkFacts)
     verification = timed.facts_as(TimingsFacts).verification if timed else {}
@@ -258,13 +244,13 @@ def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -
     on_device = timed is not None and timed.keeps("device_timings.json")
     # What counts although it was disturbed shows work that no manifest tells of.
     disturbed = any(row.n_disturbed for row in rows)
-    return Converted(
+    return page.Converted(
         seed=facts.seed,
         budget_points=facts.budget_points,
         file_bytes=facts.file_bytes,
         layers=converted.rows_as("layers", LayerRow),
         plans={
-            batch: TimedPlan(**dict(tested), verification=verification[batch])
+            batch: page.TimedPlan(**dict(tested), verification=verification[batch])
             for batch, tested in (timed.values_as("tests", PlanTest) if timed else {}).items()
         },
         mode=shown,
@@ -280,10 +266,10 @@ def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -
 
 def _matrix(
     points: Artifact, operator: Artifact, solution: Artifact | None, spans: list[Span]
-) -> MatrixMetrics:
+) -> page.MatrixMetrics:
     where, compressed = points.facts_as(PointsFacts), operator.facts_as(OperatorFacts)
     solved = solution.facts_as(SolutionFacts) if solution is not None else None
-    return MatrixMetrics(
+    return page.MatrixMetrics(
         kernel=compressed.kernel,
         nugget=compressed.nugget,
         nugget_at_bound=compressed.nugget_at_bound,
@@ -296,12 +282,12 @@ def _matrix(
         compress=compressed.compress,
         solve=solved.solve if solved is not None else None,
         result=solved.result if solved is not None else None,
-        structure=StructureMetrics(
+        structure=page.StructureMetrics(
             n=compressed.compress.n_rows,
             blocks=operator.array("blocks").tolist(),
         ),
         distribution={
-            stage: Distribution(
+            stage: page.Distribution(
                 processes=artifact.rows_as("processes", ProcessWork),
                 levels=artifact.rows_as("process_levels", LevelWork),
             )
