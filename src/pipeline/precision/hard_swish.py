@@ -1,4 +1,4 @@
-"""Hard swish that a network spells out, x min(max(x + 3, 0), 6) / 6, as one function of the layer that gives x.
+"""Fuse a spelled-out hard swish, x min(max(x + 3, 0), 6) / 6, into the layer that gives x.
 
 Exporters of older operator sets write it as an addition, a bound, a product and a quotient: four passes over memory.
 """
@@ -11,13 +11,13 @@ import torch
 from pipeline.precision.plan import Layer
 from pipeline.precision.tracer import Affine, Index, Parameters
 
-WITH_FUNCTIONS = ("conv2d", "linear", "add")  # kinds whose routines apply a function for nothing
+WITH_FUNCTIONS = ("conv2d", "linear", "add")  # kinds whose routines apply a function at no cost
 
 
 def fuse_hard_swish(
     layers: Sequence[Layer], parameters: Mapping[str, Affine | Index]
 ) -> tuple[tuple[Layer, ...], Parameters]:
-    """Return the layers with each spelled-out hard swish as a function; what they compute is the same.
+    """Return layers that compute the same, with each spelled-out hard swish as a function.
 
     Args:
         layers: The network's layers in the order of their execution; the last one gives its result.
@@ -41,7 +41,7 @@ def fuse_hard_swish(
 def _spelled(
     last: Layer, layers: Sequence[Layer], parameters: Mapping[str, Affine | Index]
 ) -> tuple[str, list[Layer]] | None:
-    """Where x comes from if `last` ends a hard swish of it, and the layers that lead from x to it."""
+    """Return the source of x and the layers between, if `last` ends a hard swish of x; else None."""
     by_name = {layer.name: layer for layer in layers}
 
     def only_reader(layer: Layer | None, reader: Layer) -> bool:
@@ -80,7 +80,7 @@ def _spelled(
 
 
 def _is_affine(layer: Layer, parameters: Mapping[str, Affine | Index], factor: float, shift: float) -> bool:
-    """Whether a layer multiplies each number with one constant and adds another, but for its function."""
+    """Whether a layer, apart from its function, multiplies each number by `factor` and adds `shift`."""
     own = parameters.get(layer.name)
     if layer.kind != "conv2d" or not isinstance(own, Affine) or layer.relu or layer.addend is not None:
         return False
@@ -100,7 +100,7 @@ def _is_affine(layer: Layer, parameters: Mapping[str, Affine | Index], factor: f
 
 
 def _into_source(function: Layer, layers: list[Layer]) -> list[Layer]:
-    """Let the layer that gives the function's input apply it, if nothing else reads that."""
+    """Let the layer that gives the function's input apply the function, if nothing else reads this input."""
     place = next((place for place, layer in enumerate(layers) if layer.name == function.source), None)
     if place is None:
         return layers

@@ -33,8 +33,8 @@ def export_onnx(network: HalfNetwork, path: Path) -> None:
     """Write a converted network with its weights as they are stored, and its plan as metadata.
 
     Args:
-        network: What to write.
-        path: Where to; weights of more than 2 GiB go to a file beside it, PATH.data.
+        network: The network to write.
+        path: The file to write; weights of more than 2 GiB go to a file beside it, PATH.data.
 
     Raises:
         ConfigError: If the package onnx is missing.
@@ -63,7 +63,7 @@ def onnx_model(
         parameters: `NAME.weight`, `NAME.bias` and `NAME.index`, and `NAME.bias_correction` where there is one. Weights
             that are float16 stay so and get their scale in the model; float32 ones are complete.
         batch: How many samples the model takes; any number if None.
-        metadata: Keys and values to carry.
+        metadata: Keys and values of the model's metadata.
 
     Returns:
         An `onnx.ModelProto` with one input "input" and one output "output".
@@ -170,7 +170,7 @@ class _Graph:
         return self.node("Relu", [result], label=layer.name) if layer.relu else result
 
     def of_one(self, layer: Layer, parameters: Mapping[str, Tensor], x: str) -> str:
-        """What a layer does with its input, before it adds and cuts off."""
+        """Add what a layer does with its input before the addend and the ReLU."""
         if layer.kind in ("add", "activation"):
             return x
         if layer.kind == "softmax":
@@ -221,7 +221,7 @@ class _Graph:
         if layer.geometry is None:
             if layer.output_shape[1:] == (1, 1):
                 return self.node("GlobalAveragePool", [x], label=layer.name)
-            # Windows of unequal size: a product with the weights of the means, from either side.
+            # Windows of unequal size: multiply by the matrices of means from both sides.
             rows, columns = (
                 _means(bounds, size)
                 for bounds, size in zip(windows(layer), layer.input_shape[1:], strict=True)
@@ -230,7 +230,7 @@ class _Graph:
             return self.node("MatMul", [self.constant(rows), x], label=layer.name)
         geometry = layer.geometry
         top, left = geometry.padding
-        # Below and to the right, what the windows reach.
+        # Below and to the right, the padding is what the windows reach.
         bottom, right = (
             max((count - 1) * step + width - size - before, 0)
             for count, step, width, size, before in zip(
@@ -255,12 +255,12 @@ class _Graph:
     def of_two(
         self, layer: Layer, parameters: Mapping[str, Tensor], given: NamedShape, addend: NamedShape | None
     ) -> str:
-        """Layers that do something other with their addend than adding it."""
+        """Add a layer that uses its addend otherwise than by adding it."""
         shape = layer.output_shape
         if layer.kind == "gather":
             flat = [self.rows_of(value) for value in (given, addend) if value is not None]
             both = self.node("Concat", flat, axis=1) if len(flat) > 1 else flat[0]
-            # One zero behind them, which place -1 means.
+            # Append the zero to which place -1 refers.
             padded = self.node("Pad", [both, self.constant([0, 0, 0, 1])])
             chosen = self.node(
                 "Gather", [padded, self.constant(parameters[f"{layer.name}.index"])], axis=1, label=layer.name
@@ -307,7 +307,7 @@ class _Graph:
             sum_ = self.node("Add", [x, self.node("Mul", [cube, self.constant(0.044715)])])
             inner = self.node("Tanh", [self.node("Mul", [sum_, self.constant(math.sqrt(2 / math.pi))])])
         else:
-            raise ValueError(f"layer {layer.name!r} has a function {name!r} that ONNX is not told of")
+            raise ValueError(f"layer {layer.name!r} has a function {name!r} that cannot be written as ONNX")
         half = self.node("Mul", [x, self.constant(0.5)])
         return self.node("Mul", [half, self.node("Add", [inner, self.constant(1.0)])], label=layer.name)
 

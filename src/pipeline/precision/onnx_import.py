@@ -1,8 +1,8 @@
 """Read an ONNX file as a torch module that can be converted, so that people can bring their own network.
 
-Each node becomes a module of its own that computes it with torch (see `onnx_operators`), called by our names and
-labelled with the file's. What was read is run against an independent evaluator, onnxruntime where it is installed and
-else ONNX's reference, on random inputs, and refused if the two differ. Needs the package `onnx`.
+Each node becomes a module of its own that computes it with torch (see `onnx_operators`); its label is the node's name
+in the file. The result is compared on random inputs with an independent evaluator (onnxruntime if installed, else
+ONNX's reference) and refused if the two differ. Needs the package `onnx`.
 """
 
 import importlib
@@ -30,12 +30,12 @@ def onnx_module(path: Path, shape: Sequence[int] | None = None) -> nn.Module:
 
     Args:
         path: The file; weights kept beside it are read as well.
-        shape: Shape of a sample, for files that leave it open; some sizes are tried otherwise, and the file is verified
+        shape: Shape of a sample, for files that leave it open; by default some sizes are tried. The file is verified
             again when inputs of another shape come.
 
     Raises:
         ConfigError: If the file cannot be read, `onnx` is not installed, an operator or one of its attributes is not
-            supported (the sentence names the node), or an independent evaluator computes something else.
+            supported (the message names the node), or an independent evaluator computes something else.
     """
     onnx, model = _loaded(path)
     inliner = _imported("onnx.inliner", path)
@@ -60,7 +60,7 @@ class _Verified:
         return self
 
     def __call__(self, shape: tuple[int, ...]) -> None:
-        """Verify the file for inputs of this shape too: operators have other ways for other sizes.
+        """Verify the file for inputs of this shape too, because operators may compute otherwise for other sizes.
 
         Raises:
             ConfigError: If an independent evaluator computes something else, or the file is no longer there.
@@ -75,10 +75,10 @@ class _Verified:
 
 
 def onnx_shapes(path: Path) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
-    """Return the shapes of a file's first input that is no constant and of its first output, as the file tells them.
+    """Return the shapes that a file gives for its first input that is no constant and for its first output.
 
-    Lengths that it leaves open are None, that of the batch among them; a shape that it does not tell is empty. Weights
-    that are kept beside the file are not read.
+    Open lengths, such as that of the batch, are None; a missing shape is empty. Weights that are kept beside the file
+    are not read.
 
     Raises:
         ConfigError: If the file cannot be read, or `onnx` is not installed.
@@ -96,7 +96,7 @@ def onnx_shapes(path: Path) -> tuple[tuple[int | None, ...], tuple[int | None, .
 
 
 def _imported(module: str, path: Path) -> Any:
-    """Import a module of onnx, or raise ConfigError: another version of it than is wanted may not have all."""
+    """Import a module of onnx; raise ConfigError if it is missing, as in versions of onnx other than the wanted one."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -111,9 +111,9 @@ def _loaded(path: Path, *, weights: bool = True) -> tuple[Any, Any]:
     onnx = _imported("onnx", path)
     try:
         model = onnx.load(str(path), load_external_data=weights)
-    except Exception as failure:  # protobuf's and onnx's own kinds, and those of the disk
+    except Exception as failure:  # protobuf's and onnx's own exceptions, and those of the disk
         raise ConfigError(f"{path}: not a readable ONNX file ({one_line(failure)})") from failure
-    # Of no bytes protobuf makes a network of nothing.
+    # From an empty file protobuf makes an empty network.
     if not model.graph.node:
         empty = path.stat().st_size == 0
         what = "is empty: a file of 0 bytes" if empty else "holds no network: its graph has no nodes"
@@ -187,7 +187,7 @@ def _constant(path: Path, onnx: Any, entry: Any) -> Tensor:
 
 
 def _tensor(onnx: Any, entry: Any) -> Tensor:
-    """A constant; all fractions become float32, as those that pass between nodes are."""
+    """Return a constant; floating-point numbers become float32, like those between nodes."""
     array = np.array(onnx.numpy_helper.to_array(entry))
     if array.dtype.kind not in "iub":
         array = array.astype(np.float32)
@@ -195,7 +195,7 @@ def _tensor(onnx: Any, entry: Any) -> Tensor:
 
 
 def _attributes(path: Path, onnx: Any, node: Any, label: str) -> dict[str, Any]:
-    """A node's attributes, all of which its operator must know."""
+    """Return a node's attributes; its operator must know all of them."""
     if node.domain not in ("", "ai.onnx"):
         raise ConfigError(
             f"{path}: layer {label!r} is a {node.op_type} of the domain {node.domain!r}, whose meaning only that "

@@ -12,7 +12,7 @@ from pipeline.precision.onnx_operators import ATTRIBUTES, OPERATORS, Refused
 
 
 class OnnxNode(nn.Module):
-    """One node: its operator, its attributes, and the name that the file has for it."""
+    """One node: its operator, its attributes, and its name in the file."""
 
     def __init__(self, label: str, operator: str, attributes: Mapping[str, Any], opset: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class OnnxNetwork(nn.Module):
             self.register_buffer(key, constants[name])
         self.alone = False  # whether a sample must come by itself, since constants hold a batch of one
         self.require_verified: Callable[[tuple[int, ...]], None] | None = (
-            None  # asked for inputs of every shape
+            None  # called with the shape of inputs
         )
         self.wiring = [(list(inputs), list(outputs)) for _, inputs, outputs in steps]
         self.nodes = nn.ModuleList(node for node, _, _ in steps)

@@ -1,4 +1,4 @@
-"""Whether what was read from an ONNX file computes what an independent evaluator computes."""
+"""Verify that a network read from an ONNX file computes what an independent evaluator computes."""
 
 import importlib
 import math
@@ -15,12 +15,12 @@ from pipeline.precision.onnx_network import OnnxNetwork
 INTEGERS = (
     9,
     2**15,
-)  # magnitudes of whole inputs: small ones, which quotients are rounded of, and what overflows
-N_INPUTS = len(INTEGERS)  # random ones, each a batch of its own
-# Both sides add up binary32 products in some order; a network of hundreds of layers amplifies that to some 1e-5.
+)  # magnitudes of whole inputs: small ones, whose quotients are rounded, and ones that overflow
+N_INPUTS = len(INTEGERS)  # random inputs, each a batch of its own
+# Both sides sum binary32 products in different orders; hundreds of layers amplify the difference to some 1e-5.
 LARGEST_DIFFERENCE = 1e-3
-LARGEST_DIFFERENCE_HALF = 3e-2  # what a file has in 16 bits is evaluated so
-# Of one channel of the result: large numbers in others do not hide it, but the rounding of all may meet in it.
+LARGEST_DIFFERENCE_HALF = 3e-2  # evaluators compute in 16 bits what a file has in 16 bits
+# Limits for one channel of the result: others do not hide its error, but their rounding may add up in it.
 CHANNEL_DIFFERENCE, CHANNEL_ROUNDING = 3e-2, 1e-5
 LARGEST_INPUT = 2**28  # numbers
 SIZES = (64, 224, 32, 128)  # tried where the file leaves the size of its images open
@@ -30,17 +30,17 @@ REFERENCE = "ONNX's reference evaluator"
 def verify(
     path: Path, onnx: Any, model: Any, network: OnnxNetwork, shape: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Run the file by an evaluator that knows nothing of this module.
+    """Compare a network with the results of an evaluator that is independent of this package.
 
     Args:
-        path: The file, for the words of errors.
+        path: The file, for error texts.
         onnx: The package.
         model: What was read from the file.
-        network: What was made of it; `alone` is set where the file takes a batch of one.
+        network: The network made of it; `alone` is set if the file takes a batch of one.
         shape: Shape of a sample; None for the file's own, or for some sizes that it takes.
 
     Returns:
-        The shape that it was verified with.
+        The shape for which it was verified.
 
     Raises:
         ConfigError: If no evaluator runs it, or the two differ.
@@ -82,7 +82,7 @@ def verify(
                 f"{difference:.2g} of the latter's norm, or of a channel's; what is read here is not the file's "
                 f"network, please report it{judge}"
             )
-    if arrays[0].shape[0] == 1:  # as exporters write it that were not told that a batch may be of any size
+    if arrays[0].shape[0] == 1:  # exporters write this unless told that a batch may have any size
         together = _results(path, network, [np.concatenate(arrays)])
         network.alone = isinstance(together, Exception) or not np.allclose(
             together[0], np.concatenate(results), rtol=limit, atol=limit, equal_nan=True
@@ -93,7 +93,7 @@ def verify(
 def _random(
     path: Path, generator: np.random.Generator, size: tuple[int, ...], dtype: np.dtype[Any], largest: int
 ) -> np.ndarray[Any, Any]:
-    """An input: normal numbers, or whole ones up to a magnitude."""
+    """Return a random input: normal numbers, or whole ones up to a magnitude."""
     if math.prod(size) > LARGEST_INPUT:
         raise ConfigError(
             f"{path}: takes inputs of shape {size}, more than {LARGEST_INPUT} numbers; wanted smaller ones, so export "
@@ -146,7 +146,7 @@ def _type_of(path: Path, onnx: Any, given: Any) -> np.dtype[Any]:
         )
     if not given.type.tensor_type.shape.dim:
         raise ConfigError(
-            f"{path}: does not tell how many dimensions its input {given.name!r} has; export the network with the "
+            f"{path}: does not say how many dimensions its input {given.name!r} has; export the network with the "
             "input's shape"
         )
     found: np.dtype[Any] = onnx.helper.tensor_dtype_to_np_dtype(kind)
@@ -161,7 +161,7 @@ def _results(path: Path, network: OnnxNetwork, arrays: Sequence[Any]) -> list[An
             return [network(tensor).double().numpy() for tensor in tensors]
     except ConfigError as refused:
         raise ConfigError(f"{path}: {refused}") from None
-    except Exception as found:  # whatever malformed attributes make of Python and torch
+    except Exception as found:  # whatever errors of Python and torch malformed attributes cause
         return found
 
 

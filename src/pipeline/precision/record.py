@@ -1,9 +1,9 @@
 """Record what a module does to its input as a list of torch's own operators.
 
-The module runs once, on one sample, while every operator that reads the input or what became of it is noted
-(`TorchDispatchMode`: behind modules, functions and Python's control flow there are only some dozens of operators).
-Everything else is a constant by then, however it was computed: pruned and normalized weights, masks, sizes.
-Each operator is named after the module that ran it.
+The module runs once, on one sample, while every operator whose arguments depend on the input is recorded
+(`TorchDispatchMode`: below modules, functions and Python's control flow there are only some dozens of operators).
+Everything else is a constant, however it was computed: pruned and normalized weights, masks, sizes. Each operator is
+named after the module that ran it.
 """
 
 import copy
@@ -26,7 +26,7 @@ IN_PLACE = (
     "the network changes a tensor in place that it reads again; leave inplace=True or the assignment out"
 )
 
-# They ask for a tensor's shape and type, not for its numbers.
+# These operators need a tensor's shape and type, not its numbers.
 WITHOUT_VALUES = {
     "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "zeros_like", "ones_like", "full_like",
     "empty_like", "rand_like", "randn_like",
@@ -73,13 +73,13 @@ def record(module: nn.Module, sample: Tensor) -> Recording:
 
     Raises:
         ConfigError: If the module does not take the sample, gives something other than one tensor that depends on it,
-            decides by a tensor's value what to do, or reads a tensor that it has overwritten by way of another.
+            branches on a tensor's value, or reads a tensor that it has overwritten through another one.
     """
     recorder = _Recorder(module)
     x = sample.detach().clone()
     given = recorder.follow(x)
     try:
-        # What the module makes without a type is to fit what is float64 here.
+        # Tensors that the module makes without a type must match the float64 ones here.
         with (
             plain_torch(torch.float64),
             torch.no_grad(),
@@ -109,7 +109,7 @@ def double_copy(module: nn.Module) -> nn.Module:
     """A copy in float64, on the CPU and in evaluation mode; computed weights, as pruning has, are copied by value.
 
     Raises:
-        ConfigError: If it is compiled by TorchScript, or lazy and without weights as yet.
+        ConfigError: If it is compiled by TorchScript, or lazy and not initialized yet.
     """
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         raise ConfigError(
@@ -137,7 +137,7 @@ def double_copy(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def without_fused_attention() -> Iterator[None]:
-    """Let attention be computed by its parts."""
+    """Have attention computed by its parts within the context."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -148,7 +148,7 @@ def without_fused_attention() -> Iterator[None]:
 
 
 def unrounded() -> AbstractContextManager[object]:
-    """Let a copy in float64 stay there where the module itself converts to another type of fractions."""
+    """Keep a float64 copy in float64 where the module itself converts to another floating-point type."""
     return _Unrounded()  # type: ignore[no-untyped-call]
 
 
@@ -159,7 +159,7 @@ class _Unrounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _without_rounding(operator: str, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a conversion without its type: how numbers are stored later is the plan's to say."""
+    """Return the arguments of a conversion without its type, because the plan decides how numbers are stored."""
     dtype = kwargs.get("dtype")
     if (
         operator != "_to_copy"
@@ -172,7 +172,7 @@ def _without_rounding(operator: str, args: Any, kwargs: dict[str, Any]) -> dict[
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows tensors by their identity; all of them are kept, so that none takes another's."""
+    """Follows tensors by their `id`; all of them are kept alive, so that no `id` is reused."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -195,7 +195,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Know which module runs; the module is a copy, but hooks are taken away again all the same."""
+        """Track which module runs, by hooks that are removed afterwards."""
         hooks = []
         for path, part in self.module.named_modules():
             entry = (str(getattr(part, "label", path)), not any(True for _ in part.children()))

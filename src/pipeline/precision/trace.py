@@ -41,7 +41,7 @@ def trace(module: nn.Module, sample: Tensor) -> tuple[tuple[Layer, ...], Paramet
         sample: One or more inputs, shape (n, channels, rows, columns); the first one runs.
 
     Raises:
-        ConfigError: If an operator is not supported; the sentence names its module.
+        ConfigError: If an operator is not supported; the message names its module.
     """
     recording = record(_copied(module), sample[:1].detach().cpu().double())
     tracer = Tracer(recording)
@@ -60,8 +60,8 @@ def check_trace(
 ) -> None:
     """Compare the traced layers with the module itself, both in float64, on several inputs at once or one by one.
 
-    The last of the inputs is no sample but random: samples alone, of which there may be one, several alike, or whole
-    numbers only, would not tell a module that mixes the inputs of a batch or drops fractions.
+    The last of the inputs is not a sample but random. Samples alone may be one, several equal ones, or whole numbers,
+    which would not reveal a module that mixes the inputs of a batch or drops fractions.
 
     Raises:
         ConfigError: If the module does not run on the samples, or the layers give something else.
@@ -74,7 +74,7 @@ def check_trace(
             wanted = torch.cat(
                 [copied(part.clone()) for part in torch.split(x, 1 if one_by_one else len(x))]
             ).flatten(1)
-    except ConfigError:  # says itself what is wrong
+    except ConfigError:  # its message says what is wrong
         raise
     except (RuntimeError, ValueError) as failure:
         raise ConfigError(
@@ -86,9 +86,7 @@ def check_trace(
         )
     difference = wanted.new_tensor(math.inf)
     if found.shape == wanted.shape:
-        known = (
-            found.isfinite() | wanted.isfinite()
-        )  # a random input may be none that the network is made for
+        known = found.isfinite() | wanted.isfinite()  # the network may not be made for a random input
         difference = torch.where(known, found - wanted, 0.0).norm()
         wanted = torch.where(known, wanted, 0.0)
     if not difference <= LARGEST_DIFFERENCE * wanted.norm():
@@ -100,7 +98,7 @@ def check_trace(
 
 
 def _with_random(samples: Tensor) -> Tensor:
-    """The samples, with a random input of their range in the place of the last one, or behind the only one."""
+    """Return the samples with a random input of their range in place of the last one, or after the only one."""
     low, high = (float(end) for end in samples.aminmax())
     if low == high:
         low, high = low - 1.0, high + 1.0

@@ -1,4 +1,4 @@
-"""The layers of a network while its operators are taken one by one; see `trace`."""
+"""Build the layers of a network from its operators, one by one; see `trace`."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ from pipeline.precision.plan import INPUT, Layer, WindowGeometry
 from pipeline.precision.record import Node, Recording, Value
 from pipeline.precision.views import View, is_natural, natural, resting
 
-LARGE = 1e30  # beyond any activation, yet a number of binary32 that may be added to
+LARGE = 1e30  # beyond any activation, yet binary32 can add to it
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def tensors_of(parameters: Mapping[str, Affine | Index]) -> dict[str, Tensor]:
 
 
 class Tracer:
-    """The layers so far, and what every value is of them."""
+    """The layers so far, and every value as a view of their results."""
 
     def __init__(self, recording: Recording) -> None:
         self.layers: list[Layer] = []
         self.parameters: Parameters = {}
         self.views: dict[Value, View] = {}
         self._given = recording.given.shape[1:]
-        # Layers know numbers and images; what has other dimensions is a row of numbers to them.
+        # Layers know rows of numbers and images; a tensor of other dimensions is a row of numbers to them.
         lies = self._given if len(self._given) in (1, 3) else (math.prod(self._given),)
         self._shapes: dict[str, tuple[int, ...]] = {INPUT: lies}
         self._gathered: dict[tuple[Any, ...], list[tuple[Tensor, View]]] = {}
@@ -78,7 +78,7 @@ class Tracer:
         return self._shapes[source]
 
     def append(self, layer: Layer, parameters: Affine | Index | None = None) -> View:
-        """Add a layer, under a name of its own, and give what its result is."""
+        """Add a layer under a unique name, and return the view of its result."""
         names = {other.name for other in self.layers}
         name, n = layer.name or "layer", 1
         while name in names:
@@ -95,7 +95,7 @@ class Tracer:
         self.layers[place] = replace(self.layers[place], **changes)
 
     def fusible(self, view: View) -> int | None:
-        """The place of the layer that gives a view, if it gives nothing else and nothing else reads it."""
+        """Return the place of the layer whose whole result is a view, unless something else reads the result."""
         places = [place for place, layer in enumerate(self.layers) if layer.name == view.source]
         if not places or not view.is_whole:
             return None
@@ -114,13 +114,13 @@ class Tracer:
         return self.scale_and_shift(plain, factor, torch.zeros_like(factor), name)
 
     def laid_out(self, view: View, index: Tensor, shape: tuple[int, ...], name: str) -> str:
-        """The name of a result whose places are what `index` says of this view, gathered if it isn't there yet.
+        """Return the name of a result that has this view's numbers in the order of `index`; gather them if needed.
 
         Args:
             view: The view, with a factor of 1.
-            index: The places that the view's numbers are wanted at, of its shape.
+            index: The wanted places of the view's numbers, of the view's shape.
             shape: Shape of the layer that gathers.
-            name: Name of the operator that wants it.
+            name: Name of the operator that needs the result.
         """
         assert view.factor == 1.0
         if is_natural(view, index):
@@ -161,7 +161,7 @@ class Tracer:
         return self.laid_out(view, natural(shape), shape, node.name), shape
 
     def rows(self, view: View, name: str) -> tuple[str, tuple[int, int, int]]:
-        """The result that holds the rows which a tensor's last dimension makes, as an image of one column."""
+        """Return the result that holds a tensor's rows, along its last dimension, as an image of one column."""
         width = view.shape[-1]
         shape = (width, view.index.numel() // width, 1)
         return self.laid_out(view, torch.arange(view.index.numel()).view(view.shape), shape, name), shape
@@ -169,7 +169,7 @@ class Tracer:
     def scale_and_shift(self, view: View, scale: Tensor, shift: Tensor, name: str) -> View:
         """y = scale x + shift with constants of the view's shape: folded into the layer before, or one of its own.
 
-        Infinite shifts, as masks of attention have, become large: what follows them cuts off either alike.
+        Infinite shifts, as in masks of attention, become large finite ones, which have the same effect.
         """
         assert view.factor == 1.0
         shift = torch.where(shift.isinf(), shift.sign() * LARGE, shift)
@@ -210,7 +210,7 @@ class Tracer:
         return self._depthwise(view, shape, factors[0], shifts[0], name).moved(view.index)
 
     def _by_number(self, view: View, scale: Tensor, shift: Tensor, name: str) -> View:
-        """Return it with constants of each number's own; zeros that padding added get theirs too."""
+        """Scale and shift each number by constants of its own, also the zeros of padding."""
         if view.is_whole:
             order = view.order
             assert order is not None
@@ -235,7 +235,7 @@ class Tracer:
         return self.append(layer, Affine(factors.double().view(-1, 1, 1, 1), shifts.double()))
 
     def _with_input_as_given(self, layers: list[Layer]) -> list[Layer]:
-        """Let the first layer tell the shape of the network's input, where it reads the numbers as another."""
+        """Give the first layer the shape of the network's input if it reads the numbers in another shape."""
         given, shape = self._given, layers[0].input_shape
         if shape == given:
             return layers
@@ -256,7 +256,7 @@ class Tracer:
         ]
 
     def finish(self, result: Value) -> tuple[tuple[Layer, ...], Parameters]:
-        """The layers, the output's last, without those that nothing needs."""
+        """Return the layers without unused ones; the last one gives the output."""
         view = self.settle(self.views[result], "output")
         shape = view.shape[1:]
         if view.shape[:1] != (1,):
@@ -272,7 +272,7 @@ class Tracer:
         if self._shapes[source] != shape:  # the same numbers, but not the same shape
             source = self.gather(view, None, torch.arange(view.n_source), shape, "output").source
         if source == INPUT:
-            raise ConfigError("the network has no layer to convert; it gives its input again")
+            raise ConfigError("the network has no layer to convert; it returns its input")
         needed, kept = {source}, []
         for layer in reversed(self.layers):
             if layer.name in needed:

@@ -24,7 +24,7 @@ class View:
         source: The layer's name, or `INPUT`.
         n_source: How many numbers its result has per sample.
         index: The place of each number, int64 of the tensor's shape with the sample as first dimension; -1 for zero.
-        factor: What the numbers are still to be multiplied with.
+        factor: Factor by which the numbers are still to be multiplied.
     """
 
     source: str
@@ -42,12 +42,12 @@ class View:
 
     @functools.cached_property
     def is_whole(self) -> bool:
-        """Whether every number of the result is there once."""
+        """Whether every number of the result occurs exactly once."""
         return self.index.numel() == self.n_source and self.order is not None
 
     @functools.cached_property
     def order(self) -> Tensor | None:
-        """Return the place in the tensor of each number of the result; None if one isn't there just once."""
+        """Return the place in the tensor of each number of the result; None unless each occurs exactly once."""
         flat = self.index.flatten()
         if flat.numel() != self.n_source or (flat.numel() and int(flat.min()) < 0):
             return None
@@ -71,7 +71,7 @@ def natural(shape: tuple[int, ...]) -> Tensor:
 
 
 def resting(index: Tensor) -> tuple[tuple[int, ...], Tensor]:
-    """How a new result of an index's shape lies: images channels last, others in rows."""
+    """Return the layer's shape and the index of a new result: images channels last, others in rows."""
     if index.ndim == 4 and index.shape[0] == 1:
         shape = tuple(index.shape[1:])
         return shape, natural(shape)

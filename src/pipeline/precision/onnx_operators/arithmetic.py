@@ -49,7 +49,7 @@ def _max(*tensors: Tensor) -> Tensor:
 
 
 def _extreme(tensors: Sequence[Tensor], both: Callable[[Tensor, Tensor], Tensor], bound: str) -> Tensor:
-    """The extreme of a tensor and a number is a clamping, which can be fused."""
+    """Return the extreme; that of a tensor and a number is a clamping, which can be fused."""
     result = tensors[0]
     for other in tensors[1:]:
         first, second = (result, other) if other.numel() == 1 else (other, result)
@@ -82,7 +82,7 @@ def _einsum(*tensors: Tensor, equation: str) -> Tensor:
 
 
 def _axes(x: Tensor, axes: Tensor | Sequence[int] | None, empty: int = 0) -> list[int] | None:
-    """Axes to reduce, of an attribute or an input; None for nothing to do."""
+    """Return the axes to reduce, from an attribute or an input; None if there is nothing to do."""
     found = [] if axes is None else [int(axis) % x.ndim for axis in axes]
     return found or (None if empty else list(range(x.ndim)))
 

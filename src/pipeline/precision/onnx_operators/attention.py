@@ -40,7 +40,7 @@ def _attention(
         keys, values = (
             torch.unflatten(part, -1, (kv_num_heads, -1)).transpose(1, 2) for part in (keys, values)
         )
-    shared = queries.shape[1] // keys.shape[1]  # heads that have their keys and values in common
+    shared = queries.shape[1] // keys.shape[1]  # heads that share keys and values
     if shared > 1:
         keys, values = (part.repeat_interleave(shared, dim=1) for part in (keys, values))
     if is_causal:

@@ -1,4 +1,4 @@
-"""Convolutions and transposed ones."""
+"""Convolutions and transposed convolutions."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def _conv(
     if kernel_shape is not None and tuple(kernel_shape) != kernel:
         raise Refused(f"has kernel_shape {list(kernel_shape)} and weights of {list(kernel)}; wanted the same")
     strides = list(strides or [1] * rank)
-    # Where a kernel has one row or column there is nothing to spread; torch crashes on some such images.
+    # A kernel of one row or column has nothing to dilate, and torch crashes on some images with such a dilation.
     dilations = [1 if k == 1 else d for k, d in zip(kernel, dilations or [1] * rank, strict=True)]
     sides = sides_of(x, kernel, strides, dilations, pads, auto_pad)
     convolve = functional.conv2d if rank == 2 else functional.conv1d

@@ -38,7 +38,7 @@ def _max_pool(
 
 
 def padded_max_pool(x: Tensor, kernel: list[int], strides: list[int], sides: list[int]) -> Tensor:
-    """Maxima over windows that reach beyond the image unevenly: the least of all numbers lies there."""
+    """Return maxima over windows that reach unevenly beyond the image, which is padded by the smallest number."""
     least = torch.finfo(torch.float32).min
     return functional.max_pool2d(pad(x, sides, least), kernel, strides)
 

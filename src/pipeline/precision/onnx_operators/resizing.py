@@ -63,7 +63,7 @@ def _resize(
     by: dict[str, Any] = {"size": target} if size or rounded != target else {"scale_factor": ratio}
     whole = all(r == int(r) for r in ratio)
     if mode == "nearest":
-        # Where every pixel is repeated as often, the ways to say which is the nearest agree, but for one.
+        # If every pixel is repeated equally often, all but one of the definitions of the nearest pixel agree.
         same = whole and coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel")
         if same or (coordinate_transformation_mode == "asymmetric" and nearest_mode == "floor"):
             return functional.interpolate(x, **by, mode="nearest")
@@ -79,7 +79,7 @@ def _resize(
 
 
 def _of_all_axes(given: Sequence[T], others: list[T], axes: Sequence[int]) -> list[T]:
-    """What is given for some axes, in order, and what holds for the others."""
+    """Return values for all axes in order: those given for some of them, and `others` for the rest."""
     found = list(others)
     for axis, value in zip(axes, given, strict=True):
         found[axis] = value

@@ -9,11 +9,11 @@ ATTRIBUTES: dict[str, set[str]] = {}
 
 
 class Refused(Exception):
-    """What a node has and what was wanted, without its name."""
+    """A refusal of a node: what it has and what was wanted, without the node's name."""
 
 
 def operator(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register what computes an operator."""
+    """Register the function that computes an operator."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         keywords = {

@@ -1,1 +1,1 @@
-"""What each of torch's operators is among layers, one file for each kind of operator."""
+"""How torch's operators become layers, one file for each kind of operator."""

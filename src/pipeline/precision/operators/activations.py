@@ -1,4 +1,4 @@
-"""Functions of single numbers, fused into the layer before where that is free to take them."""
+"""Functions of single numbers, fused into the layer before if it can take one."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ WITH_RELU = (*WITH_FUNCTION, "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
 def activate(
     tracer: Tracer, node: Node, view: View, function: str, *constants: float, alone: bool = False
 ) -> View:
-    """Apply a function to every number: in the layer before, unless that is left `alone`, or as the results lie."""
+    """Apply a function to every number: in the layer before, or in a layer of its own if `alone` or not fusible."""
     view = tracer.settle(view, node.name)
     place = None if alone else tracer.fusible(view)
     if place is not None:

@@ -8,7 +8,7 @@ from pipeline.precision.views import View
 
 
 def view_of(tracer: Tracer, node: Node, key: str) -> View:
-    """The view that an argument must be."""
+    """Return an argument that must be a view."""
     argument = node.arguments[key]
     if not isinstance(argument, Value):
         raise tracer.refusal(
@@ -22,7 +22,7 @@ def settled_view_of(tracer: Tracer, node: Node, key: str) -> View:
 
 
 def constant_of(tracer: Tracer, node: Node, key: str) -> Tensor | None:
-    """The constant that an argument must be, in float64; None where there is none."""
+    """Return an argument that must be a constant, in float64; None if it is missing."""
     argument = node.arguments.get(key)
     if isinstance(argument, Value):
         raise tracer.refusal(

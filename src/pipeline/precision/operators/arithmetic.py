@@ -62,7 +62,7 @@ def add(tracer: Tracer, node: Node, first: View, second: View) -> View:
 
 
 def _both(tracer: Tracer, node: Node, first: View, second: View) -> tuple[View, str]:
-    """A whole result for the first of two views, and one for the second whose numbers lie beside its own."""
+    """Return a whole result for one of two views, and the name of one with the other's numbers in the same order."""
     if not first.is_whole and second.is_whole:
         first, second = second, first
     if not first.is_whole:
@@ -72,7 +72,7 @@ def _both(tracer: Tracer, node: Node, first: View, second: View) -> tuple[View, 
 
 
 def _aligned(tracer: Tracer, node: Node, view: View, like: View) -> str:
-    """The name of a result that holds a view's numbers in the order of another's, which is whole."""
+    """Return the name of a result that holds a view's numbers in the order of another view, which is whole."""
     order = like.order
     assert order is not None
     places = view.index.flatten()[order]
@@ -91,7 +91,7 @@ def multiplied(tracer: Tracer, node: Node) -> View:
 
 
 def _scaled(tracer: Tracer, node: Node, view: View, constant: Tensor) -> View:
-    """Numbers times constants: times one for all of them it is put off, since products take it in passing."""
+    """Multiply numbers by constants; one constant for all is deferred, since products apply it at no cost."""
     same = constant.numel() > 0 and bool((constant == constant.flatten()[0]).all())
     if same and not (tracer.fusible(view) is not None and view.factor == 1.0):
         return replace(view, factor=view.factor * float(constant.detach().flatten()[0]))
@@ -101,7 +101,7 @@ def _scaled(tracer: Tracer, node: Node, view: View, constant: Tensor) -> View:
 
 
 def multiply(tracer: Tracer, node: Node, first: View, second: View) -> View:
-    """Numbers of two results, or those of one with a number of the other for each channel."""
+    """Multiply the numbers of two results, or those of one by a number of the other for each channel."""
     factor = first.factor * second.factor
     first, second = replace(first, factor=1.0), replace(second, factor=1.0)
     for one, other in ((first, second), (second, first)):
@@ -172,7 +172,7 @@ def negative(tracer: Tracer, node: Node) -> View:
 
 
 def chosen(tracer: Tracer, node: Node) -> View:
-    """where: one side or the other for each number, by a constant condition, as one side masked plus the other."""
+    """where: choose for each number by a constant condition, as the sum of both sides, masked."""
     shape, condition = shape_of(node), node.arguments["condition"]
     if isinstance(condition, Value):
         raise tracer.refusal(

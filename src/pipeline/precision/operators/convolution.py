@@ -1,4 +1,4 @@
-"""Convolutions, transposed ones too, and the padding that one of them takes over."""
+"""Convolutions and transposed convolutions, with the zero padding before them."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def convolution(tracer: Tracer, node: Node) -> View:
         return (found[0], found[-1])
 
     stride, padding, dilation = pair("stride", 1), pair("padding", 0), pair("dilation", 1)
-    # Where a kernel has one row or column there is nothing to spread; torch crashes on some such images.
+    # A kernel of one row or column has nothing to dilate, and torch crashes on some images with such a dilation.
     dilation = (dilation[0] if weight.shape[2] > 1 else 1, dilation[1] if weight.shape[3] > 1 else 1)
     groups = node.arguments["groups"]
     if node.arguments["transposed"]:
@@ -58,7 +58,7 @@ def convolution(tracer: Tracer, node: Node) -> View:
 def _cropped_padding(
     view: View, padding: tuple[int, int]
 ) -> tuple[View, tuple[int, int], tuple[int, int] | None]:
-    """Let a convolution pad what was padded with zeros before it, above and below by what is the same for all rows."""
+    """Move zero padding before a convolution into the convolution; return the view, the padding, and that after it."""
     if len(view.shape) != 4 or view.shape[0] != 1 or not bool((view.index == ZERO).any()):
         return view, padding, None
     inside = view.index[0, 0] != ZERO
@@ -84,7 +84,7 @@ def _spread(
     dilation: tuple[int, int],
     groups: int,
 ) -> tuple[View, Tensor]:
-    """A transposed convolution as one over an image with zeros between its pixels, by weights turned around."""
+    """Turn a transposed convolution into a plain one, with zeros between the image's pixels and flipped weights."""
     n, channels, *size = view.shape
     spread = [(count - 1) * step + 1 for count, step in zip(size, stride, strict=True)]
     index = torch.full((n, channels, *spread), ZERO)

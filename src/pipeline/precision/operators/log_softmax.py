@@ -1,4 +1,4 @@
-"""The logarithm of softmax, from what is already there."""
+"""The logarithm of softmax, from existing kinds of layers."""
 
 from dataclasses import replace
 
@@ -29,6 +29,6 @@ def log_softmax(tracer: Tracer, node: Node) -> View:
 
 
 def _less(tracer: Tracer, node: Node, view: View, other: View) -> View:
-    """A view less another one that has one number for each of its rows."""
+    """Subtract from a view another one that has one number for each of its rows."""
     negative = tracer.settle(replace(other, factor=-other.factor), node.name)
     return add(tracer, node, view, negative.moved(negative.index.expand(view.shape)))

@@ -82,7 +82,7 @@ def padded(tracer: Tracer, node: Node) -> View:
 
 
 def joined(tracer: Tracer, node: Node) -> View:
-    """Put tensors side by side; constants among them are zeros to which they are added."""
+    """Concatenate tensors; constants among them become zeros, to which they are added afterwards."""
     tensors: Sequence[Value | Tensor] = node.arguments["tensors"]
     dim = node.arguments["dim"]
     join = torch.cat if node.operator == "cat" else torch.stack
@@ -96,7 +96,7 @@ def joined(tracer: Tracer, node: Node) -> View:
     ]
     first = next(iter(views.values()))
     if len(sources) > 1:
-        # Every part becomes a part of one result: two are joined at a time, in the order that the network gave.
+        # All parts end in one result: two are joined at a time, in the network's order.
         first, indices = _in_one(tracer, node, tensors, views, indices, join, dim)
     joined = first.moved(join(indices, dim))
     if len(views) == len(tensors):
@@ -120,7 +120,7 @@ def _in_one(
     join: Callable[..., Tensor],
     dim: int,
 ) -> tuple[View, list[Tensor]]:
-    """One result that holds all parts that are no constants, and the indices of all parts in it."""
+    """Return one result that holds all parts that are not constants, and the indices of all parts in it."""
     place = [number for number, value in enumerate(tensors) if isinstance(value, Value)]
     parts = [views[tensors[number]] for number in place]  # type: ignore[index]
     held = parts[0]

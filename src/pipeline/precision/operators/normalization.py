@@ -49,7 +49,7 @@ def layer_norm(tracer: Tracer, node: Node) -> View:
 def _normalized_rows(
     tracer: Tracer, node: Node, view: View, width: int, weight: Tensor | None, bias: Tensor | None
 ) -> View:
-    """Rows of `width` numbers each, the last ones of a view."""
+    """Normalize rows of `width` numbers each, from the last dimensions of a view."""
     rows = view.moved(view.index.reshape(-1, width))
     source, shape = tracer.rows(rows, node.name)
     layer = Layer(node.name, "layer_norm", source, shape, shape, epsilon=float(node.arguments["eps"]))
@@ -63,7 +63,7 @@ def _normalized_rows(
 
 def group_norm(tracer: Tracer, node: Node) -> View:
     view, groups = settled_view_of(tracer, node, "input"), node.arguments["group"]
-    if groups == 1:  # a sum over all numbers has no order, so they may stay as they lie
+    if groups == 1:  # a sum over all numbers does not depend on their order, so they stay as they lie
         index = view.index.movedim(1, -1)
         result = _normalized_rows(tracer, node, view.moved(index), view.index.numel(), None, None)
         normalized = result.moved(result.index.movedim(-1, 1))

@@ -91,7 +91,7 @@ def maximum(tracer: Tracer, node: Node) -> View:
 
 
 def _reduced(tracer: Tracer, node: Node, view: View, kind: Kind) -> View:
-    """A mean or maximum over some dimensions: of pixels, once what is left over is the channels."""
+    """Take a mean or maximum over some dimensions, which become pixels while the others become channels."""
     rank = len(view.shape)
     dims = node.arguments.get("dim")
     dims = range(rank) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims

@@ -1,4 +1,4 @@
-"""Products with constant matrices, products of two results, and what is computed by them."""
+"""Products with constant matrices, products of two results, and operators that they compute."""
 
 import math
 from dataclasses import replace
@@ -83,7 +83,7 @@ def linear(tracer: Tracer, node: Node, view: View, weight: Tensor, bias: Tensor 
 
 
 def _flattened_image(tracer: Tracer, view: View) -> tuple[int, ...] | None:
-    """The shape of the image whose numbers, in torch's order, are all that a view holds."""
+    """Return the shape of the image whose numbers are exactly those of a view, in torch's order."""
     shape = tracer.shape(view.source)
     if len(shape) != 3 or view.n_source != view.index.numel():
         return None
@@ -91,7 +91,7 @@ def _flattened_image(tracer: Tracer, view: View) -> tuple[int, ...] | None:
 
 
 def _product_of_two(tracer: Tracer, node: Node, first: View, second: View) -> View:
-    """Matrices from two results; where their numbers lie evenly spaced, as attention's heads do, they stay there."""
+    """Multiply matrices of two results; evenly spaced numbers, like those of attention's heads, are not copied."""
     factor = first.factor * second.factor
     shape = (*first.shape[:-1], second.shape[-1])
     sides = []

@@ -1,6 +1,7 @@
-"""Find what each of torch's operators is among layers; see `trace`.
+"""The table of functions that turn torch's operators into layers; see `trace`.
 
-An operator that is not in `HANDLERS` is refused by name. A new one is a function in the file of its kind, and a row.
+An operator that is not in `HANDLERS` is refused by name. A new operator is a function in the file of its kind, and a
+row in `HANDLERS`.
 """
 
 from collections.abc import Callable
