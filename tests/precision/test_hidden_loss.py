@@ -60,7 +60,9 @@ def test_an_error_that_the_size_of_outputs_hides_is_warned_of_with_a_budget_that
     module, x = HIDDEN[name]().eval(), torch.randn(64, 16, generator=generator)
     if name.startswith("inputs"):
         x = 0.01 * x + 300.0
-    with pytest.warns(UserWarning, match=r"outputs are off by much of what tells inputs apart") as told:
+    with pytest.warns(
+        UserWarning, match=r"outputs have errors that are large beside their variation"
+    ) as told:
         network = HalfNetwork.convert(module, x)
     errors = varying_errors(module, network(x), x)
     (text,) = [str(one.message) for one in told]
@@ -69,7 +71,7 @@ def test_an_error_that_the_size_of_outputs_hides_is_warned_of_with_a_budget_that
     assert int(n_lost) == int((errors > LOST).sum()) > 0
     assert int(percent) / 100 == pytest.approx(errors.max().item(), rel=0.05)
     if measured:
-        with pytest.warns(UserWarning, match="outputs are off by much") as told:
+        with pytest.warns(UserWarning, match="outputs have errors that are large") as told:
             network.choose_routines(x, batch=1)
         assert told[0].filename == __file__
         return

@@ -13,19 +13,19 @@ from pipeline.precision import HalfNetwork
 def test_what_the_network_cannot_take_is_said_before_anything_runs(mlp):
     module, x = mlp
     network = HalfNetwork.convert(module, x)
-    shape = r"inputs have shape \(n, 1, 7, 5\), found \(9, 1, 7, 4\)"
+    shape = r"inputs must have shape \(n, 1, 7, 5\), found \(9, 1, 7, 4\)"
     for run in (network, network.features, network.time_layers, network.choose_routines):
         with pytest.raises(ValueError, match=shape):
             run(x[..., :4])
-        with pytest.raises(TypeError, match=r"torch tensor, found ndarray; wanted torch\.from_numpy"):
+        with pytest.raises(TypeError, match=r"torch tensor, found ndarray; use torch\.from_numpy"):
             run(x.numpy())
     for samples, batch in ((x[:0], 1), (x, 0)):
         with pytest.raises(ValueError, match="at least one sample and a batch of at least 1"):
             network.choose_routines(samples, batch=batch)
     for sizes in ((), (1, 0)):
-        with pytest.raises(ValueError, match="batch sizes are numbers of at least 1"):
+        with pytest.raises(ValueError, match="batch sizes must be numbers of at least 1"):
             network.time_layers(x, batch_sizes=sizes)
-    with pytest.raises(ValueError, match="a mode is one of warm, cold, network; found 'lukewarm'"):
+    with pytest.raises(ValueError, match="mode must be one of warm, cold, network, found 'lukewarm'"):
         network.time_layers(x, mode="lukewarm")
 
 
@@ -37,7 +37,7 @@ def test_a_list_of_inputs_of_different_sizes_is_refused(mlp):
         nested = torch.nested.nested_tensor([x[0], x[1]])
     with pytest.raises(TypeError, match=r"dense real numbers, found torch\.float32 \(nested\)"):
         network(nested)
-    with pytest.raises(TypeError, match="the calibration set wants dense real numbers"):
+    with pytest.raises(TypeError, match="the calibration set must be dense real numbers"):
         HalfNetwork.convert(module, nested)
 
 
@@ -103,8 +103,8 @@ def test_a_plan_for_other_weights_is_refused(mlp):
 
 
 SPOILT = {
-    "kind": ("nonsense", "layer '4' is a 'nonsense', which there is not"),
-    "function": ("nonsense", "layer '4' has a function 'nonsense', which there is not"),
+    "kind": ("nonsense", "layer '4' is of an unknown kind 'nonsense'"),
+    "function": ("nonsense", "layer '4' has an unknown function 'nonsense'"),
     "source": ("nobody", "layer '4' reads 'nobody', which no layer before it gives"),
     "addend": ("4", "layer '4' reads '4', which no layer before it gives"),
     "extra": (1, "the plan cannot be read"),
@@ -158,7 +158,7 @@ def test_complete_weights_of_another_network_are_refused(mlp):
 def test_convert_refuses_arrays_by_name_and_a_network_says_what_it_is():
     module, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 500)), torch.rand(4, 3, 2, 2)
     for wrong in ((x.numpy(), None), (x, torch.zeros(4).numpy())):
-        with pytest.raises(TypeError, match=r"wants a torch tensor, not ndarray; use torch\.from_numpy"):
+        with pytest.raises(TypeError, match=r"must be a torch tensor, not ndarray; use torch\.from_numpy"):
             HalfNetwork.convert(module, *wrong)
     network = HalfNetwork.convert(module, x)
     # 12 * 500 weights of two bytes instead of four, 500 biases of four, and two corrections of two bytes for each.

@@ -183,7 +183,9 @@ def test_labels_are_one_class_for_each_prediction(mlp, generator):
         network.choose_routines(x, labels[:2], sampling=QUICK)
     with pytest.raises(ConfigError, match="class 7 is none of the network's 7 outputs; wanted 0 to 6"):
         HalfNetwork.convert(module, x, labels + 1)
-    with pytest.raises(ValueError, match=r"gives shape \(9, 7\); wanted exact ones like it, not \(9, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"gives shape \(9, 7\); wanted the shape of the exact results, \(9, 6\)"
+    ):
         network.choose_routines(x, exact=torch.zeros(9, 6), sampling=QUICK)
     with pytest.raises(ValueError, match=r"a batch of at least 1, found 9 and 1\.5"):
         network.choose_routines(x, batch=1.5, sampling=QUICK)

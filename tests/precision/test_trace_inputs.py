@@ -102,7 +102,7 @@ def test_a_first_layer_may_read_the_input_in_another_shape(module, shape, genera
     x = torch.randn(9, *shape, generator=generator)
     both = nn.Sequential(module, nn.Flatten())
     assert converted_error(both, x[:2], x) < 2e-3
-    with pytest.raises(ValueError, match=r"inputs have shape \(n, "):
+    with pytest.raises(ValueError, match=r"inputs must have shape \(n, "):
         HalfNetwork.convert(both, x)(x.transpose(1, 2)[:, :1])
 
 
@@ -140,9 +140,9 @@ def test_inputs_that_are_not_dense_real_numbers_are_refused(mlp):
     module, x = mlp
     network = HalfNetwork.convert(module, x)
     for nonsense in (x.to(torch.complex64), x.to_sparse()):
-        with pytest.raises(TypeError, match="inputs are dense real numbers, found"):
+        with pytest.raises(TypeError, match="inputs must be dense real numbers, found"):
             network(nonsense)
-        with pytest.raises(TypeError, match="calibration set wants dense real numbers"):
+        with pytest.raises(TypeError, match="calibration set must be dense real numbers"):
             HalfNetwork.convert(module, nonsense)
     with pytest.raises(ConfigError, match="numbers beyond float32"):
         HalfNetwork.convert(module, x.double() * 1e300)

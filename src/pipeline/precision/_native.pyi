@@ -2,8 +2,8 @@
 
 Activations are channels-last, float16 or float32, with the batch first. Weights are (outputs, inputs), the inputs of a
 convolution ordered (kernel row, kernel column, channel of the group); float16 ones are stored as such, float32 ones as
-the float32 twin. A layer computes relu(scale * (W x) + bias + residual), `residual` naming how that one is stored:
-"none", "float16" or "float32".
+the float32 twin. A layer computes relu(scale * (W x) + bias + residual); the argument `residual` names how the residual
+is stored: "none", "float16" or "float32".
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ class Network:
     ) -> int:
         """Run on float32 images in torch's order, with results in torch's order, in a batch of any size.
 
-        The channels tell how many the images have; 0 leaves numbers as they lie.
+        `channels` and `result_channels` are those of the images; 0 leaves numbers as they lie.
         """
 
     def seconds_per_step(self, x: Any, y: Any) -> list[float]:
@@ -121,7 +121,7 @@ def pooling(
     half_output: bool,
     divisor: float = 0.0,
 ) -> Layer:
-    """Make a pooling; a mean divides by `divisor`, or where that is 0 by how many numbers its window holds."""
+    """Make a pooling; a mean divides by `divisor`, or if that is 0 by how many numbers its window holds."""
 
 def addition(
     instruction_set: str,
@@ -204,7 +204,7 @@ def convert(instruction_set: str, source: Any, target: Any) -> None: ...
 def transpose(instruction_set: str, source: Any, target: Any, rows: int, columns: int) -> None: ...
 def instruction_sets() -> list[str]: ...
 def set_threads(n: int) -> None:
-    """Allow so many threads; a run uses no more than its calling thread has cores."""
+    """Set the largest number of threads; a run uses no more than its calling thread has cores."""
 
 def threads() -> int: ...
 def pair_rate(instruction_set: str, seconds: float) -> float: ...

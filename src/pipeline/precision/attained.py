@@ -1,9 +1,9 @@
 """What each class of routines attains on small reference layers: the measured side of predicted layer times.
 
-By the model, the time of a run has three parts: FLOPs / rate for the products; c for every number that is loaded and d
-for every one that is written between them (loads that gather, transforms, epilogues); and the part theta of the memory
-time that the arithmetic does not hide. Reference layers tell these apart, with much arithmetic per number and with
-little, near and far. Networks rarely have layers of their sizes; see `references`.
+In the model, the time of a run has three parts: FLOPs / rate for the products; a cost c for every number loaded and d
+for every number written between products (gathering loads, transforms, epilogues); and the part theta of the memory
+time that the arithmetic does not hide. Reference layers separate these parts: they have much or little arithmetic per
+number, on data in near or far memory. Networks rarely have layers of their sizes; see `references`.
 """
 
 import functools
@@ -26,12 +26,12 @@ from pipeline.precision.sampling import Sampling, TimedRun, one_core
 from pipeline.precision.work import Work, work_of
 
 SAMPLING = Sampling(n_samples=15, seconds_per_sample=100e-6, seconds_at_most=0.5)
-PAUSE = 5e-3  # seconds in which other programs may use the last cache, as long as some networks take
+PAUSE = 5e-3  # seconds in which other programs may use the last cache; some networks take that long
 WAKING = Sampling(n_samples=75, seconds_at_most=1.0)  # each sample is one run
 
 
 def measure_attained(roofs: Roofs) -> Roofs:
-    """The roofs with what every class of routines attains beside them; takes some seconds."""
+    """Add to the roofs what every class of routines attains; takes some seconds."""
     name = roofs.instruction_set
     attained: dict[str, Attained] = {}
     with one_core():
@@ -45,7 +45,7 @@ def measure_attained(roofs: Roofs) -> Roofs:
         roofs = replace(roofs, attained=attained)
         roofs = replace(roofs, functions=_functions(roofs))
         close, near = (_stored(replace(convolution(n, 8), routine="direct fp16")) for n in (64, 288))
-        # Twice what the last cache holds, in binary16, or as much as memory should be asked for.
+        # In binary16, twice what the last cache holds, but no more memory than is reasonable.
         n_weights = min(max(roofs.cache_bytes.values()), 128 << 20)
         far = _stored(replace(linear(4096, n_weights // 4096), routine="product fp16"))
         close_wake, wake, far_wake = (_waking(layer, roofs) for layer in (close, near, far))
@@ -55,7 +55,7 @@ def measure_attained(roofs: Roofs) -> Roofs:
 
 
 def _variants(family: Family, instruction_set: str) -> Iterator[list[Layer]]:
-    """A family's layers on each routine, with activations in half precision and, where they may be so, at float32."""
+    """Yield a family's layers on each routine, with activations in half precision or at float32."""
     for routine in candidates(family.layers[0], instruction_set):
         if not routine.startswith(family.routines):
             continue
@@ -75,7 +75,7 @@ def _variants(family: Family, instruction_set: str) -> Iterator[list[Layer]]:
 
 
 def _functions(roofs: Roofs) -> dict[str, float]:
-    """Seconds that each function takes per number, beside loading and storing it."""
+    """Return the seconds that each function takes per number, without loading and storing it."""
     shape = (32, 8, 8)
     plain = roofs.attained["multiply"]
     layers = {
@@ -90,7 +90,7 @@ def _functions(roofs: Roofs) -> dict[str, float]:
 
 
 def _waking(large: Layer, roofs: Roofs) -> float:
-    """How much longer a small layer takes behind one with many weights than by itself."""
+    """Return how many seconds longer a small layer takes after one with many weights than by itself."""
     channels = large.output_shape[0]
     size = large.output_shape[1] if len(large.output_shape) == 3 else 1
     small = _stored(replace(pooling("adaptive_avg_pool2d", channels, size, size), routine="windows"))
@@ -105,10 +105,11 @@ def _waking(large: Layer, roofs: Roofs) -> float:
 
 
 def _keeping(roofs: Roofs) -> Roofs:
-    """The roofs with what the last cache keeps, and what pages of weights cost that lie in it or in memory.
+    """Add to the roofs what the last cache keeps, and the cost of pages of weights in it or in memory.
 
-    The time of a small layer tells where its weights were. Between its runs nothing happens, or so many bytes are read
-    as the last cache holds, or four times as many, or time passes; then the second cache is filled with other numbers.
+    The time of a small layer shows where its weights were. Between its runs nothing happens, as many bytes are read as
+    the last cache holds, four times as many are read, or time passes; then the second-level cache is filled with other
+    numbers.
     """
     last = max(roofs.cache_bytes.values())
     layer = replace(linear(384, 96), routine="product fp32").in_single()
@@ -142,7 +143,7 @@ def _keeping(roofs: Roofs) -> Roofs:
         for seconds, limit in zip((close, far), hidden, strict=True)
     )
     roofs = replace(roofs, page_seconds=near_page, far_page_seconds=far_page)
-    if far <= 1.5 * close:  # memory and cache do not differ by enough to tell
+    if far <= 1.5 * close:  # memory and cache differ too little to tell them apart
         return roofs
     full, paused = (
         1.0 - min(max((after(event) - close) / (far - close), 0.0), 1.0)
@@ -159,8 +160,8 @@ def fit(pairs: Sequence[tuple[Work, float]], roofs: Roofs) -> Attained:
     """Fit the model to the work and the seconds of reference layers, by least squares of relative errors.
 
     Each figure is kept in its physical range: no rate above the peak, no negative costs, theta in [0, 1]. One layer
-    tells the cost of a number only, two a rate too, three the exposed part; numbers that are read and those that are
-    written cost the same until there are four.
+    determines the cost of a number only, two also the rate, three also the exposed part. With fewer than four layers,
+    numbers that are read and numbers that are written cost the same.
     """
     n = len(pairs)
     taken = np.array([max(seconds - roofs.call_seconds, 1e-9) for _, seconds in pairs])
@@ -176,7 +177,7 @@ def fit(pairs: Sequence[tuple[Work, float]], roofs: Roofs) -> Attained:
     if n > 2:
         columns, upper = [*columns, memory], [*upper, 1.0]
     if n > 1 and multiplies:
-        columns, upper = [*columns, slots], [*upper, np.inf]  # beyond the peak's time
+        columns, upper = [*columns, slots], [*upper, np.inf]  # the time beyond that at the peak
     matrix = np.stack(columns, axis=1) / taken[:, None]
     rest = np.maximum(1.0 - slots * peak / taken, 0.0)
     found = scaled_least_squares(matrix, rest, np.array(upper))
@@ -189,14 +190,15 @@ def fit(pairs: Sequence[tuple[Work, float]], roofs: Roofs) -> Attained:
 def scaled_least_squares(
     matrix: NDArray[np.float64], right: NDArray[np.float64], upper: NDArray[np.float64]
 ) -> list[float]:
-    """Least squares with unknowns from zero to `upper`; columns, whose sizes differ by many orders, are scaled."""
+    """Solve least squares with unknowns from zero to `upper`, with scaled columns: their sizes differ by many
+    orders."""
     scale = np.maximum(np.abs(matrix).max(0), 1e-300)
     found = lsq_linear(matrix / scale, right, bounds=(0.0, upper * scale), method="bvls").x / scale
     return [float(value) for value in found]
 
 
 def _timed(layers: Sequence[Layer], batch: int, instruction_set: str) -> list[tuple[Work, float]]:
-    """The work of layers that stand between others, and their median seconds; they take turns."""
+    """Return the work of layers and their median seconds; the layers take turns."""
     work, sides = [], {}
     for number, layer in enumerate(layers):
         native = build(layer, _parameters(layer), instruction_set)

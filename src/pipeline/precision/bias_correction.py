@@ -1,11 +1,11 @@
-"""What rounded weights add to a layer's results on average, which the layer's bias makes up for.
+"""Correct a layer's bias for the mean error that rounded weights add to the layer's results.
 
-Rounding the weights W by d adds d x to the results of an input x. Behind a ReLU the x are positive, so that this has a
-mean, the same for every pixel, which the averages at a network's end do not take away. The mean over the calibration
-set is subtracted from the bias [1, section 4.2]; it costs nothing when the network runs. Where the samples of the
-calibration set do not agree on it, there is nothing to subtract: what is left of numbers of both signs is chance. A
-correction is of the calibration set's scale and would drown the results of much smaller inputs. So it is left out where
-it is large beside the layer's biases, which are what such inputs give.
+Rounding the weights W by d adds d x to the results of an input x. Behind a ReLU no x is negative, so this error has a
+mean. It is the same for every pixel and remains in the averages at a network's end. The mean over the calibration set
+is subtracted from the bias [1, section 4.2], which costs nothing when the network runs. Where the samples of the
+calibration set do not agree on the mean, it is due to chance, and nothing is subtracted. A correction has the scale of
+the calibration set and would drown the results of much smaller inputs, which are close to the layer's biases. So a
+correction that is large beside the biases is left out.
 
 [1] Nagel, van Baalen, Blankevoort and Welling, "Data-free quantization through weight equalization and bias
     correction", ICCV 2019, arXiv:1906.04721.
@@ -21,20 +21,20 @@ from torch.nn import functional
 from pipeline.precision.plan import Layer
 from pipeline.precision.rounding import LARGEST_HALF, widen
 
-CORRECTION = "bias_correction"  # of a layer's tensors: shape (2, outputs), by what the weights are rounded to
+CORRECTION = "bias_correction"  # name of a tensor of shape (2, outputs), a row per type of rounded weights
 BINARY16, BFLOAT16 = 0, 1
-UNITS = (2.0**-11, 2.0**-8)  # of rounding to these
-LARGEST = 8.0  # units of the biases' root mean square
-STANDARD_ERRORS = 3.0  # that a mean has to differ from zero by
+UNITS = (2.0**-11, 2.0**-8)  # unit roundoffs of these types
+LARGEST = 8.0  # largest correction, in unit roundoffs of the biases' root mean square
+STANDARD_ERRORS = 3.0  # by which a mean must differ from zero
 
 
 @dataclass(frozen=True)
 class MeanInput:
-    """What a layer with weights is given by a calibration set.
+    """The mean inputs that a layer with weights gets from a calibration set.
 
     Attributes:
-        mean: Over the samples, float64, channels last, flat.
-        by_sample: What `sample_means` gives for every sample.
+        mean: Mean over the samples, float64, channels last, flat.
+        by_sample: Results of `sample_means` for every sample.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class MeanInput:
 
 
 def sample_means(layer: Layer, given: Tensor) -> Tensor:
-    """Return each sample's means over the pixels for a convolution, (n, channels), and all of it for a linear layer.
+    """Return each sample's means over the pixels for a convolution, (n, channels), or its inputs for a linear layer.
 
     Args:
         layer: The layer.
@@ -59,7 +59,7 @@ def bias_corrections(
     complete: Mapping[str, Tensor],
     given: Mapping[str, MeanInput],
 ) -> dict[str, Tensor]:
-    """Compute the mean results of each layer's rounding errors, zero where they are not certain or large.
+    """Compute the mean results of each layer's rounding errors; zero where they are uncertain or too large.
 
     Args:
         layers: The plan.
@@ -68,8 +68,8 @@ def bias_corrections(
         given: The inputs of each layer with weights, by its name.
 
     Returns:
-        `NAME.bias_correction` of shape (2, outputs), float16, or float32 where that does not hold it: what is to be
-        subtracted from the bias where weights are multiplied as binary16, and where they are rounded to bfloat16.
+        `NAME.bias_correction` of shape (2, outputs), float16, or float32 if float16 overflows. Row 0 is to be
+        subtracted from the bias if weights are multiplied as binary16, row 1 if they are rounded to bfloat16.
     """
     corrections = {}
     for layer in layers:
@@ -79,7 +79,7 @@ def bias_corrections(
             rows = []
             for unit, dtype in zip(UNITS, (torch.float16, torch.bfloat16), strict=True):
                 error = widen(half.to(dtype).float(), layer.scale_exponents).double()
-                error -= weight  # in place: such a layer may have a hundred million weights
+                error -= weight  # in place: a layer may have a hundred million weights
                 mean = _certain_mean(layer, error, given[layer.name])
                 rows.append(torch.where(mean.abs() <= LARGEST * unit * bias, mean, 0.0))
             both = torch.stack(rows)
@@ -92,7 +92,7 @@ def bias_corrections(
 def corrected_bias(layer: Layer, parameters: Mapping[str, Tensor], routine: str) -> Tensor:
     """Return the bias to add in float32 on a routine.
 
-    Winograd's routines round transformed weights, once more; that is not corrected.
+    Winograd's routines round the transformed weights once more; this error is not corrected.
     """
     bias = parameters[f"{layer.name}.bias"].float()
     correction = parameters.get(f"{layer.name}.{CORRECTION}")
@@ -102,7 +102,7 @@ def corrected_bias(layer: Layer, parameters: Mapping[str, Tensor], routine: str)
 
 
 def _certain_mean(layer: Layer, error: Tensor, given: MeanInput) -> Tensor:
-    """The mean result of an error of the weights, where the samples agree on it: shape (outputs,)."""
+    """Return the mean result of an error of the weights, zero where samples do not agree on it: shape (outputs,)."""
     n = len(given.by_sample)
     if n < 2:
         return torch.zeros(layer.output_shape[0], dtype=torch.float64)
@@ -112,7 +112,7 @@ def _certain_mean(layer: Layer, error: Tensor, given: MeanInput) -> Tensor:
 
 
 def _results_of_colors(layer: Layer, weight: Tensor, by_sample: Tensor) -> Tensor:
-    """What images of one color for each channel would give, averaged over the pixels: shape (n, outputs)."""
+    """Return the results of images with constant channels, averaged over the pixels: shape (n, outputs)."""
     if layer.kind == "linear":
         return by_sample @ weight.T
     assert layer.geometry is not None

@@ -1,4 +1,4 @@
-"""What a calibration set tells of a network: the range of its activations, and errors on a few of its inputs."""
+"""Calibration of a network: the range of its activations, and errors on a few inputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from pipeline.precision.plan import Layer
 from pipeline.precision.rounding import storable_in_half
 from pipeline.precision.verification import UNRESOLVED
 
-CALIBRATION_SAMPLES = 256  # more tell no more about the range of the activations
-SAMPLES_AT_ONCE = 16  # of these at a time, since all activations of a part are held at once
-ERROR_SAMPLES = 8  # through every candidate of every layer
-ERROR_FLOPS = 4e9  # of all these together, in float64; but two samples at least
-HIDDEN = 2.0**-6  # rounding that takes this part of what tells samples apart is too coarse
+CALIBRATION_SAMPLES = 256  # more hardly change the range of the activations
+SAMPLES_AT_ONCE = 16  # samples of one pass, since all its activations are held at once
+ERROR_SAMPLES = 8  # samples that pass through every candidate of every layer
+ERROR_FLOPS = 4e9  # limit on the FLOPs of these samples together, in float64; but there are at least two
+HIDDEN = 2.0**-6  # rounding errors of this share of the variation over samples are too large
 
 
 def check_calibration(calibration: Tensor, labels: Tensor | None) -> None:
-    """Refuse inputs, or labels of them, that no network can be calibrated with.
+    """Refuse inputs or labels with which no network can be calibrated.
 
     Raises:
         TypeError: If one is no torch tensor, or the calibration set is not of dense real numbers.
@@ -30,11 +30,11 @@ def check_calibration(calibration: Tensor, labels: Tensor | None) -> None:
     for what, given in (("calibration set", calibration), ("labels", labels)):
         if not isinstance(given, Tensor) and given is not None:
             raise TypeError(
-                f"the {what} wants a torch tensor, not {type(given).__name__}; use torch.from_numpy"
+                f"the {what} must be a torch tensor, not {type(given).__name__}; use torch.from_numpy"
             )
     if not is_dense_and_real(calibration):
         raise TypeError(
-            f"the calibration set wants dense real numbers, not {calibration.dtype} ({calibration.layout})"
+            f"the calibration set must be dense real numbers, not {calibration.dtype} ({calibration.layout})"
         )
     if calibration.ndim < 2 or calibration.numel() == 0:
         raise ConfigError(
@@ -61,11 +61,11 @@ def few_of(samples: Tensor, layers: Sequence[Layer]) -> Tensor:
 
 @dataclass(frozen=True)
 class Observed:
-    """What the layers of a network at float32 gave and were given.
+    """Inputs and results of the layers of a network at float32.
 
     Attributes:
-        wide: Names of the layers whose results binary16 does not hold: beyond its range, rounded to a zero divisor, or
-            varying by so little beside what all samples share that rounding hides it.
+        wide: Names of the layers whose results binary16 does not hold: they exceed its range, would be rounded to a
+            zero divisor, or vary over samples by so little that rounding hides the variation.
         given: The mean inputs of each layer with weights, by its name.
     """
 
@@ -74,7 +74,7 @@ class Observed:
 
 
 def observe(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> Observed:
-    """Run the calibration set, or as much of it as tells of all, and look at every layer."""
+    """Run the first samples of the calibration set, and observe every layer."""
     calibration = calibration[:CALIBRATION_SAMPLES]
     wide = _never_zero(layers) | _squares(layers)
     sums: dict[str, Tensor] = {}
@@ -93,7 +93,7 @@ def observe(layers: Sequence[Layer], twin: Execution, calibration: Tensor) -> Ob
 
 
 def _hides(results: Tensor) -> bool:
-    """Whether rounding float32 results, one row per sample, to binary16 hides much of what tells the samples apart."""
+    """Whether rounding float32 results, one row per sample, to binary16 hides much of their variation over samples."""
     varying = torch.linalg.vector_norm(results - results.mean(dim=0), dtype=torch.float64)
     if len(results) < 2 or not varying > UNRESOLVED * torch.linalg.vector_norm(results, dtype=torch.float64):
         return False
@@ -101,7 +101,7 @@ def _hides(results: Tensor) -> bool:
 
 
 def _squares(layers: Sequence[Layer]) -> set[str]:
-    """Name the results that are squares: of numbers of binary16 they have twice its range, which other inputs show."""
+    """Name the results that are squares: those of binary16 numbers may exceed its range for other inputs."""
     names: set[str] = set()
     for layer in layers:
         is_square = layer.function == "square" or (layer.kind == "multiply" and layer.source == layer.addend)
@@ -111,7 +111,7 @@ def _squares(layers: Sequence[Layer]) -> set[str]:
 
 
 def _never_zero(layers: Sequence[Layer]) -> set[str]:
-    """Name the results that are divided by or whose logarithm is taken, so that they must not be rounded to zero."""
+    """Name the results that are divisors or arguments of a logarithm, so that they must not be rounded to zero."""
     names: set[str] = set()
     for layer in reversed(layers):
         if layer.function in ("reciprocal", "log"):

@@ -20,9 +20,10 @@ class RoutineChoice:
     """The fastest routines that a budget allows.
 
     Attributes:
-        routines: Routines by layer; none where the plan's own are kept.
-        n_moves: How many of `n_possible` moves away from float32 the budget allows.
-        verification: What the whole network loses with these.
+        routines: Routines by layer; empty if the plan's own are kept.
+        n_moves: Number of moves away from float32 that the budget allows.
+        n_possible: Number of all moves.
+        verification: What the whole network loses with these routines.
     """
 
     routines: Mapping[str, str]
@@ -39,12 +40,12 @@ def choose(
     """Take the fastest routines that the budget allows.
 
     Args:
-        measured: Candidates by layer; the first is where the layer starts.
-        budget: What they may cost.
-        verified: Tests the whole network with other routines, by layer; those of layers left out are the plan's.
+        measured: Candidates by layer; a layer starts with its first.
+        budget: What the routines may cost.
+        verified: Verifies the whole network with these routines by layer; layers left out keep the plan's routines.
 
     Raises:
-        ConfigError: If neither where the layers start nor the plan's own routines are within the budget.
+        ConfigError: If neither the first candidates nor the plan's own routines are within the budget.
     """
     order = moves(measured, budget)
     start = {name: of_layer[0].routine for name, of_layer in measured.items()}
@@ -56,7 +57,7 @@ def choose(
     routines = after(n_moves)
     verification = verified(routines)
     if not verification.within(budget):
-        # Nothing was accepted; what was planned may do better than the start.
+        # Nothing was accepted; the plan's routines may do better than the first candidates.
         routines = {}
         verification = verified(routines)
     if not verification.within(budget):
@@ -74,13 +75,13 @@ def measure(
     x: Tensor,
     sampling: Sampling,
 ) -> dict[str, list[Candidate]]:
-    """Time every candidate of every layer inside the network, where a layer without more of them repeats its last.
+    """Time every candidate of every layer inside the network; layers with fewer candidates repeat their last one.
 
     Args:
         layers: The plan.
         errors: The error of each candidate, by layer and routine.
-        variant: The network on other routines, by layer.
-        x: The batch to be fast at.
+        variant: Builds the network on other routines, given by layer.
+        x: The batch to time.
         sampling: How to sample.
 
     Returns:
@@ -94,8 +95,8 @@ def measure(
     runs = {str(n): functools.partial(v.seconds_per_step, x) for n, v in enumerate(variants)}
     with one_core():
         taken = sampling.in_network(runs)
-    # Other work on the machine adds time and never takes any away: where it meets half of the samples, their median
-    # compares its share in the sides and not the sides.
+    # Other work on the machine only adds time. If it disturbs half of the samples, medians compare the disturbances and
+    # not the sides; the lower quartile does not.
     seconds = np.stack(
         [np.quantile(taken[str(number)].seconds, 0.25, axis=0) for number in range(len(variants))]
     )
@@ -105,7 +106,7 @@ def measure(
             Candidate(routine, float(seconds[number, place]), errors[layer.name][routine])
             for number, routine in enumerate(options[layer.name])
         ]
-        # Where to start: the first float32 routine, the general one.
+        # The first candidate is the first float32 routine, the general one.
         measured[layer.name] = sorted(
             of_layer, key=lambda c: " " in c.routine and not c.routine.endswith("fp32")
         )

@@ -54,7 +54,7 @@ def converted(
     """
     check_calibration(calibration, labels)
     calibration = calibration.detach().cpu().float()
-    one_by_one = isinstance(module, ExportedProgram)  # which takes as many as it was captured with
+    one_by_one = isinstance(module, ExportedProgram)  # it takes the batch size of its capture
     if isinstance(module, ExportedProgram):
         _require_batch_of_one(module)
         module = module.module()
@@ -99,7 +99,7 @@ def converted(
                 shut if shut.name in names else one for one, shut in zip(opened, closed, strict=True)
             )
             tensors = half | {f"{of}.weight": single[f"{of}.weight"] for of in names}
-            for of in names:  # whose weights are not rounded
+            for of in names:  # their weights are not rounded
                 del tensors[f"{of}.{CORRECTION}"]
             found[n] = verified(layers, tensors, packed)
         return found[n].verification.within(budget)
@@ -108,7 +108,7 @@ def converted(
     if n_closed is not None:
         result, is_half = found[n_closed], n_closed < len(order) or not least
     else:
-        # What binary16 activations cost is left: the twin itself, on its general routines.
+        # Only the error of binary16 activations is left, so use the twin itself, on its general routines.
         layers = tuple(
             replace(one.in_single(), routine=twin_of(one.routine), rounding=None) for one in twin.layers
         )

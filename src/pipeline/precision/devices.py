@@ -1,7 +1,7 @@
-"""The table of layers on a GPU: torch's own routines at four precisions and in two memory formats, by CUDA events.
+"""Times of layers on a GPU: torch's own routines at four precisions and in two memory formats, by CUDA events.
 
-What ran is read from the names of the kernels and not from what was asked for: a 16-bit convolution that no tensor core
-computes says so. On the CPU the same sweep runs with a wall clock, for tests; nobody would choose these routines there.
+What ran is read from the names of the kernels, whatever was asked for: a 16-bit convolution without tensor cores is
+shown as such. On the CPU the same sweep runs with a wall clock, for tests only.
 """
 
 import contextlib
@@ -47,8 +47,8 @@ class DeviceTiming:
         seconds: Median over the runs.
         speedup: Over fp32 in the faster of its formats.
         relative_error: |y - exact| / |exact| against float64, for exact inputs.
-        kernels: What ran, longest first.
-        tensor_cores: Whether one of the kernels uses them, by its name; None where no names are known.
+        kernels: Names of the kernels that ran, longest first.
+        tensor_cores: Whether a kernel uses tensor cores by its name; None if no names are known.
     """
 
     layer: str
@@ -73,7 +73,7 @@ def time_on_device(
     batch_sizes: Sequence[int] = (1, 64),
     n_samples: int = 30,
 ) -> list[DeviceTiming]:
-    """Time every layer on a device, fused as the plan says, with inputs that are exact.
+    """Time every layer on a device, fused as the plan says, with exact inputs.
 
     Args:
         layers: The plan.
@@ -162,7 +162,7 @@ def _placed(
 
 @contextlib.contextmanager
 def _products(precision: str) -> Iterator[None]:
-    """Allow products of 10 bits in float32 for "tf32" and forbid them for the others; put it back at the end."""
+    """Allow products of 10 bits in float32 for "tf32" only; the former setting is restored at the end."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
     matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"

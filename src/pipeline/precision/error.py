@@ -16,7 +16,7 @@ from pipeline.precision.routines import run_layer
 UNIT_SINGLE = 2.0**-24  # unit roundoff of binary32
 UNIT_HALF = 2.0**-11  # of binary16
 UNIT_BRAIN = 2.0**-8  # of bfloat16
-TINY_HALF = 2.0**-25  # half of binary16's smallest number: what rounding a subnormal number loses at most
+TINY_HALF = 2.0**-25  # half of binary16's smallest number: the largest error of rounding a subnormal number
 
 
 def routine_bound(magnitude: Tensor, n_inputs: int, *, half_output: bool) -> Tensor:
@@ -30,8 +30,8 @@ def routine_bound(magnitude: Tensor, n_inputs: int, *, half_output: bool) -> Ten
 
         |y - exact| <= gamma_{K+1} (|s| sum_k |w_k| |x_k| + |b|).
 
-    One more is granted here for a scale that is not a power of two. A ReLU does not enlarge the error. Storing as
-    binary16 rounds once more, relative to the result or, if it is subnormal there, by at most 2^-25.
+    One more factor is granted here for a scale that is not a power of two. A ReLU does not enlarge the error. Storing
+    as binary16 rounds once more, relative to the result or, if it is subnormal there, by at most 2^-25.
 
     Args:
         magnitude: |s| |W| |x| + |b|, any shape.
@@ -54,13 +54,13 @@ class LayerError:
         layer: The layer's name.
         relative_error: |y - exact| / |exact|, Frobenius norm over all samples.
         sqnr_db: -20 log10 of that; infinite if exact.
-        added_error: The same quotient if the layer's inputs were exact: what it adds by itself.
-        growth: relative_error over the largest one among the results that the layer reads; None behind exact ones.
+        added_error: The same quotient for exact inputs: the error that the layer adds by itself.
+        growth: relative_error over the largest one among the results that the layer reads; None if these are exact.
         largest: The largest magnitude of the exact result; binary16 ends at 65504.
         n_saturated: Results of this layer that were stored as +-65504.
         n_subnormal: Results stored as subnormal numbers, with fewer than 11 bits.
         n_flushed: Results other than zero that are stored as zero because binary16 has no smaller number.
-        n_results: How many there were.
+        n_results: Number of results.
     """
 
     layer: str
@@ -132,5 +132,5 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 def decibels(relative: float) -> float:
-    """The signal to noise ratio of a relative error; of NaN it is NaN."""
+    """Return the signal to noise ratio of a relative error, in dB; NaN for NaN."""
     return math.inf if relative == 0 else -20.0 * math.log10(relative)

@@ -1,4 +1,4 @@
-"""Run planned layers on the native routines: packed once, then no allocation but for the results.
+"""Run planned layers on the native routines: they are packed once, and then only results are allocated.
 
 Inside, activations are channels-last; `Execution` takes and gives torch's (n, channels, rows, columns). The same class
 runs a network in half precision and its float32 twin, on routines from the same source, so that a ratio of their times
@@ -36,12 +36,12 @@ class Execution:
     """Layers with packed weights, ready to run on the CPU.
 
     Args:
-        layers: The plan. In precision "fp32" its storage of activations is read as float32 throughout.
+        layers: The plan. In precision "fp32" all activations are stored as float32, whatever the plan says.
         parameters: `NAME.weight` as torch has it and `NAME.bias` float32. Weights are float16, stored without their
             scale, for "fp16"; float32, complete, for "fp32".
         precision: "fp16" or "fp32".
         instruction_set: One of `instruction_sets()`; None for the best.
-        packed: Layers that were packed from the same parameters before, by plan; those that are packed here join them.
+        packed: Layers that were packed from the same parameters before, by plan; layers packed here are added.
 
     Attributes:
         native: The packed layers; see `native/module.cpp`.
@@ -86,7 +86,7 @@ class Execution:
 
     @cached_property
     def strips(self) -> Sequence[Strips | None]:
-        """How each layer works in strips, within the network; None for one that is given and gives whole results."""
+        """How each layer works in strips within the network; None for layers that read and give whole results."""
         return strips_of(self.layers, self._steps())
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Execution:
         return self._run(self.whole, x, last.output_shape, last.output_dtype)
 
     def features(self, x: Tensor) -> Tensor:
-        """Compute what the last layer, a linear one, is given: float32 of shape (n, features)."""
+        """Compute the inputs of the last layer, a linear one: float32 of shape (n, features)."""
         last = self.layers[-1]
         if last.kind != "linear":
             raise ConfigError(
@@ -116,7 +116,7 @@ class Execution:
         ]
 
     def steps(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """Run layer by layer; return what each was given, gave and added, as stored: (n, numbers), channels last."""
+        """Run layer by layer; return each one's input, result and addend as stored: (n, numbers), channels last."""
         values = {INPUT: channels_last(self._checked(x))}
         steps = []
         with self._lock:
@@ -140,7 +140,7 @@ class Execution:
         return counts
 
     def prepared(self, x: Tensor) -> Callable[[], int]:
-        """A run on one batch as `__call__` makes it, but for the copies from and to torch; says what saturated."""
+        """Return a run on one batch like `__call__` without its copies; it returns how many activations saturated."""
         given, result = channels_last(self._checked(x)), empty_results(len(x), self.layers[-1])
 
         def run() -> int:
@@ -152,7 +152,7 @@ class Execution:
         return run
 
     def resident_bytes(self, batch: int) -> int:
-        """All packed weights, and the buffers between layers and scratch of a batch: what caches would have to hold."""
+        """Return the bytes of packed weights, and of a batch's buffers and scratch: what caches would have to hold."""
         at_once = min(batch, BATCH)
         if at_once not in self._buffer_bytes:  # scratch does not grow with the batch as the buffers do
             self._buffer_bytes[at_once] = int(self._network(len(self.layers), at_once).buffer_bytes)
@@ -186,7 +186,7 @@ class Execution:
         return found
 
     def _run_in_parts(self, network: Any, x: Tensor, shape: tuple[int, ...], dtype: Dtype) -> Tensor:
-        """The same for results that are stored as binary16."""
+        """The same for results that are stored as binary16, part by part."""
         x, parts = channels_last(x), [torch.empty(0, *shape, dtype=torch.float32, device="cpu")]
         for part in torch.split(x, BATCH) if len(x) else ():
             result = torch.empty(len(part), math.prod(shape), dtype=getattr(torch, dtype), device="cpu")
@@ -205,13 +205,13 @@ class Execution:
         wanted = self.layers[0].input_shape
         if not isinstance(x, Tensor):
             raise TypeError(
-                f"inputs are a torch tensor, found {type(x).__name__}; wanted torch.from_numpy(x)"
+                f"inputs must be a torch tensor, found {type(x).__name__}; use torch.from_numpy(x)"
             )
         if not is_dense_and_real(x):
             layout = "nested" if x.is_nested else x.layout
-            raise TypeError(f"inputs are dense real numbers, found {x.dtype} ({layout}); wanted float32")
+            raise TypeError(f"inputs must be dense real numbers, found {x.dtype} ({layout}); wanted float32")
         if tuple(x.shape[1:]) != wanted:
-            raise ValueError(f"inputs have shape (n, {str(wanted)[1:-1]}), found {tuple(x.shape)}")
+            raise ValueError(f"inputs must have shape (n, {str(wanted)[1:-1]}), found {tuple(x.shape)}")
         if x.device.type != "cpu":
             raise ValueError(f"these routines run on the CPU, but the inputs are on {x.device}")
 
@@ -221,7 +221,7 @@ class Execution:
 
 
 def is_dense_and_real(x: Tensor) -> bool:
-    """Whether a tensor holds all its numbers, and none that binary32 would keep only a part of."""
+    """Whether a tensor is dense, not nested, and of real numbers that are not quantized."""
     return x.layout == torch.strided and not (x.is_nested or x.is_complex() or x.is_quantized)
 
 

@@ -1,4 +1,4 @@
-"""The row that the time of a layer is told in: its three sides, what the roofs allow, and why."""
+"""One row of the timing table: a layer's time on three sides, what the roofs allow, and why."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,45 +23,45 @@ class LayerTiming:
         kind: What it computes.
         batch: Samples per run.
         mode: "warm": run again and again; "cold": with nothing in the caches; "network": between the other layers.
-        routine: What the plan calls the half-precision routine.
+        routine: The half-precision routine as the plan names it.
         routine_fp32: The routine that ran on the float32 side.
         routine_fp16: The routine that ran on the half-precision side.
-        routine_torch: What torch was asked for: eager float32 in the faster of its memory formats.
-        seconds_fp32: Median.
-        seconds_fp16: Median.
-        seconds_torch: Median.
-        min_fp32: The least that was seen.
-        min_fp16: The least that was seen.
-        interval_fp32: Bootstrap 95 % interval of the median.
-        interval_fp16: The same.
+        routine_torch: What ran in torch: eager float32 in the faster of its memory formats.
+        seconds_fp32: Median in float32.
+        seconds_fp16: Median in half precision.
+        seconds_torch: Median in torch.
+        min_fp32: Smallest sample in float32.
+        min_fp16: Smallest sample in half precision.
+        interval_fp32: Bootstrap 95 % interval of the median in float32.
+        interval_fp16: The same in half precision.
         speedup: seconds_fp32 / seconds_fp16.
         interval: Bootstrap 95 % interval of the speedup.
         speedup_torch: seconds_torch / seconds_fp16.
         predicted_speedup: predicted_seconds_fp32 / predicted_seconds_fp16.
-        predicted_seconds_fp32: Time foretold from the roofs and what each class of routines attains; see `roofline`.
-        predicted_seconds_fp16: The same.
-        bound_seconds_fp32: The least that the roofs allow.
-        bound_seconds_fp16: The same.
-        flops: Algorithmic, of the whole batch: what the layer's definition takes.
+        predicted_seconds_fp32: Time predicted from the roofs and what each class of routines attains; see `roofline`.
+        predicted_seconds_fp16: The same in half precision.
+        bound_seconds_fp32: The least time that the roofs allow in float32.
+        bound_seconds_fp16: The same in half precision.
+        flops: FLOPs of the layer's definition, for the whole batch.
         executed_flops: FLOPs that the half-precision routine executes.
         bytes_fp32: Weights as packed, inputs, addends and outputs of the whole batch, each once.
-        bytes_fp16: The same.
+        bytes_fp16: The same in half precision.
         traffic_fp32: Bytes by the cache level that they come from, workspace included.
-        traffic_fp16: The same.
+        traffic_fp16: The same in half precision.
         intensity: flops / bytes_fp16.
-        gflops: Algorithmic, attained in half precision, 1e9 FLOP/s.
-        gbytes: Attained in half precision, 1e9 bytes/s.
-        gflops_fp32: Attained in float32.
-        gbytes_fp32: Attained in float32.
+        gflops: Rate of `flops` attained in half precision, in 1e9 FLOP/s.
+        gbytes: Rate of `bytes_fp16` attained in half precision, in 1e9 bytes/s.
+        gflops_fp32: Rate of `flops` attained in float32.
+        gbytes_fp32: Rate of `bytes_fp32` attained in float32.
         bound: The roof that limits half precision.
         bound_fp32: The roof that limits float32.
         level: The level of memory that holds the half-precision numbers.
-        reason: One sentence.
-        n_samples: Samples of half precision that count.
+        reason: Explanation of the speedup in one sentence.
+        n_samples: Samples of half precision that were used.
         n_dropped: Disturbed samples that were dropped, of both precisions.
-        n_disturbed: Disturbed samples that count nevertheless, of both precisions, as there were hardly any others.
+        n_disturbed: Disturbed samples that were used because there were too few others, of both precisions.
         cpu_share_fp32: CPU time of the thread over wall time, median over the samples (in the network, of all layers).
-        cpu_share_fp16: The same.
+        cpu_share_fp16: The same in half precision.
     """
 
     layer: str
@@ -131,11 +131,11 @@ def layer_timing(
         single: Its float32 twin.
         place: Number of the layer in both.
         batch: Samples per run.
-        mode: What ran before.
+        mode: What ran before: "warm", "cold" or "network".
         roofs: The limits.
         samples: Times of each side: "fp32", "fp16", "torch".
-        routine_torch: What torch was asked for.
-        periods: Seconds that a run of the whole network should take, by side, where the mode is "network".
+        routine_torch: What ran in torch.
+        periods: Predicted seconds of a run of the whole network, by side, if the mode is "network".
     """
     layer = half.layers[place]
     seconds = {name: of_side.seconds for name, of_side in samples.items()}
@@ -201,7 +201,7 @@ def layer_timing(
 
 
 def predicted_seconds(execution: Execution, batch: int, roofs: Roofs) -> float:
-    """What a run of the whole network should take, where no other program uses the last cache."""
+    """Predict the seconds of a run of the whole network if no other program uses the last cache."""
     resident = execution.resident_bytes(batch)
     steps = zip(execution.layers, execution.native, execution.strips, strict=True)
     return sum(

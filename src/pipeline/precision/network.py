@@ -28,14 +28,15 @@ from pipeline.precision.verification import Budget, Verification, verify, warn_o
 
 @dataclass(frozen=True)
 class Selection:
-    """What came out of choosing routines by measurement.
+    """Result of choosing routines by measurement.
 
     Attributes:
         network: The network with the chosen routines.
         batch: The batch size that they were chosen for.
-        candidates: Seconds and error of what there was to choose from, by layer; the first is the general float32 one.
-        n_moves: How many of `n_possible` moves away from float32 the budget allows. It is 0 also where the budget does
-            not even allow float32 routines on the weights as stored, but the plan's own routines, which are then kept.
+        candidates: The candidates with their seconds and errors, by layer; the first is the general float32 routine.
+        n_moves: Number of moves away from float32 that the budget allows. It is also 0 if the budget excludes float32
+            routines on the weights as stored but allows the plan's own routines, which are then kept.
+        n_possible: Number of all moves.
         verification: What the whole network loses on the samples.
     """
 
@@ -47,7 +48,7 @@ class Selection:
     verification: Verification
 
     def rows(self) -> list[dict[str, Any]]:
-        """What there was to choose from, as a table."""
+        """Return the candidates as a table."""
         chosen = {layer.name: layer.routine for layer in self.network.layers}
         return [
             {
@@ -64,7 +65,7 @@ class Selection:
 class HalfNetwork:
     """A network with binary16 weights and activations and binary32 arithmetic.
 
-    Made by `convert` from a torch module or by `from_plan` from what `plan` and `tensors` gave. Runs on the CPU;
+    `convert` makes it from a torch module, `from_plan` from former results of `plan` and `tensors`. It runs on the CPU;
     threads that call it at once take turns.
 
     Attributes:
@@ -88,7 +89,7 @@ class HalfNetwork:
         self._warned = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles hold the plan and its tensors; they are packed anew, for the processor at hand."""
+        """Copies and pickles hold the plan and its tensors; weights are packed anew, for the processor at hand."""
         return _unpickled, (self.layers, self._half, self._single, self.instruction_set)
 
     @classmethod
@@ -104,29 +105,30 @@ class HalfNetwork:
     ) -> "HalfNetwork":
         """Convert a trained module: trace it, fold normalization in float64, round each weight once.
 
-        A channel whose weights leave the range of binary16 is stored times a power of two, which the float32 epilogue
-        undoes. Activations are stored as binary16 unless the calibration shows that it would not hold them, then as
-        float32; what exceeds the range later saturates and is counted in `n_saturated`.
+        A channel whose weights leave the range of binary16 is stored multiplied by a power of two, which the float32
+        epilogue undoes. Activations are stored as binary16, or as float32 if the calibration set shows that binary16
+        would not hold them. Later activations beyond the range saturate and are counted in `n_saturated`.
 
-        Routines are those that a typical processor runs fastest among those whose error fits: the same input gives the
-        same network again. `choose_routines` measures instead. Where the budget is exceeded, as many of the layers that
-        add most error go back to float32 weights as it takes, by bisection, and if that is not enough, activations
-        and routines do so too. One that ends at float32 altogether is warned of, with the budget to change it.
+        Each layer gets the routine that should be fastest on a typical processor, among those whose error fits: the
+        same input always gives the same network. `choose_routines` measures instead. If the network exceeds the budget,
+        the layers that add most error go back to float32 weights; bisection finds how many must. If that is not enough,
+        activations and routines go back too. If everything ends at float32, a warning names the budget that would
+        change this.
 
         Args:
-            module: Operators as `operators.SUPPORTED` lists them, with one input and one output; a program of
-                `torch.export.export` if it takes a batch of one.
-            calibration: Inputs like those to come, shape (n, channels, rows, columns), n >= 1; ranges are those of the
+            module: A module of the operators in `operators.SUPPORTED` with one input and one output, or a program of
+                `torch.export.export` that takes a batch of one.
+            calibration: Representative inputs, shape (n, channels, rows, columns), n >= 1; ranges are those of the
                 first 256.
-            labels: Their classes, shape (n,), for the accuracy; without them only errors count.
+            labels: Their classes, shape (n,), for the accuracy; without labels only errors count.
             budget: What half precision may cost.
             instruction_set: One of `instruction_sets()`; None for the best that the processor has.
 
         Raises:
             TypeError: If calibration or labels are no torch tensor.
             LabelError: If labels are not one class for each prediction.
-            ConfigError: If a module is not supported or its layers compute something else than itself, a parameter is
-                not finite, there is no calibration input, or results at float32 are not finite.
+            ConfigError: If the module is not supported, if its layers compute something else than the module, if a
+                parameter or a result at float32 is not finite, or if there is no calibration input.
         """
         found = converted(module, calibration, labels, budget or Budget(), instruction_set)
         packed = dict(zip(found.execution.layers, found.execution.native, strict=True))
@@ -145,10 +147,10 @@ class HalfNetwork:
         *,
         instruction_set: str | None = None,
     ) -> "HalfNetwork":
-        """Build the network again from what `plan` and `tensors` gave, and `parameters`, where they were kept.
+        """Rebuild the network from the results of `plan` and `tensors`, and of `parameters` if they were kept.
 
-        Without these its float32 twin has the widened half-precision weights, so that no error includes what rounding
-        them did. Warns of layers whose routine this processor or instruction set does not have and which get another.
+        Without `complete`, the float32 twin has the widened half-precision weights, so errors do not include their
+        rounding. Warns of layers that get another routine because this processor or instruction set lacks the plan's.
 
         Raises:
             ArtifactError: If the plan has another format, or was written for other tensors.
@@ -183,20 +185,20 @@ class HalfNetwork:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """`NAME.weight`, as torch orders it, without its scale, float16 unless planned otherwise, and `NAME.bias`.
+        """`NAME.weight` in torch's order, without its scale, float16 unless planned otherwise, and `NAME.bias`.
 
-        `NAME.bias_correction` is what the bias makes up for; see `pipeline.precision.bias_correction`.
+        `NAME.bias_correction` is subtracted from the bias; see `pipeline.precision.bias_correction`.
         """
         return dict(self._half)
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
-        """`NAME.weight` and `NAME.bias`, float32: as they were before rounding, or else what the stored stand for."""
+        """`NAME.weight` and `NAME.bias`, float32, from before rounding if known, else widened from the stored ones."""
         return self._single
 
     @plain_torch()
     def float_twin(self) -> Execution:
-        """Return the plan at float32: folded, unrounded weights (if they are known), routines from the same source."""
+        """Return the float32 twin: folded, unrounded weights (if they are known) on routines from the same source."""
         if self._twin is None:
             self._twin = Execution(self.layers, self._single, "fp32", self.instruction_set)
         return self._twin
@@ -222,7 +224,7 @@ class HalfNetwork:
         )
 
     def features(self, x: Tensor) -> Tensor:
-        """Compute what the last linear layer is given, float32 of shape (n, features)."""
+        """Compute the inputs of the last linear layer, float32 of shape (n, features)."""
         return self._execution.features(x)
 
     @property
@@ -270,10 +272,11 @@ class HalfNetwork:
         The weights stay as they are stored; only the routines change. See `pipeline.precision.selection`.
 
         Args:
-            samples: Inputs that the network was not trained on, n >= 1; those of a batch are timed, all verify.
+            samples: Inputs that the network was not trained on, n >= 1; one batch of them is timed, all are used to
+                verify.
             labels: Their classes, for the accuracy.
-            batch: The batch size to be fast at.
-            exact: What the network gave for the samples before it was rounded; else its float32 twin tells.
+            batch: The batch size to choose for.
+            exact: Results of the network for the samples before rounding; by default those of its float32 twin.
             budget: What half precision may cost.
             sampling: How to sample; its defaults if None.
 
@@ -318,8 +321,8 @@ class HalfNetwork:
     def with_routines(self, routines: Mapping[str, str]) -> "HalfNetwork":
         """Return the network on other routines, which are given by layer; layers left out keep theirs.
 
-        A routine that only this instruction set lacks, or that the layer's stored weights exclude, is replaced by the
-        first of `candidates`, as in plans from other machines.
+        A routine that this instruction set lacks but another one has, or that the layer's stored weights exclude, is
+        replaced by the first of `candidates`, as in plans from other machines.
 
         Raises:
             ValueError: If there is no such layer, or no instruction set has such a routine for it.

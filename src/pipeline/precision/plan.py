@@ -63,10 +63,10 @@ class RoundingReport:
         relative_error: |w - rounded| / |w|, Frobenius norm.
         worst_channel_error: The largest such quotient of one output channel.
         n_weights: How many weights there are.
-        n_overflow: Weights beyond binary16 as they are (65520 and more); a scaled channel holds them nevertheless.
+        n_overflow: Weights of 65520 and more, beyond binary16; a scaled channel holds them nevertheless.
         n_subnormal: Weights stored as subnormal numbers, with fewer than 11 bits.
         n_flushed: Weights other than zero stored as zero.
-        n_scaled: Channels stored times a power of two.
+        n_scaled: Channels stored multiplied by a power of two.
         scale_exponent_min: The smallest exponent e with channel = stored * 2^e; 0 if none is scaled.
         scale_exponent_max: The largest one.
     """
@@ -85,11 +85,11 @@ class RoundingReport:
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """Where the windows of a convolution or a pooling lie, as torch has it; (rows, columns) each.
+    """Where the windows of a convolution or a pooling lie, as in torch; each field is (rows, columns).
 
     Attributes:
-        padding_after: Below and to the right of the image; None where it is the same as above and to the left.
-        divisor: What a mean divides by, where it counts its padding; 0 for the numbers that its window holds.
+        padding_after: Padding below and to the right of the image; None if it equals that above and to the left.
+        divisor: Divisor of a mean that counts its padding; 0 to divide by how many numbers the window holds.
     """
 
     kernel: tuple[int, int]
@@ -145,14 +145,14 @@ class Layer:
             it as its second factor, "gather" chooses from both.
         relu: Whether negative results become zero.
         function: One of `FUNCTIONS`, applied last; empty for none.
-        constants: The function's, such as the bounds of "clip".
+        constants: Constants of the function, such as the bounds of "clip".
         epsilon: What "layer_norm" adds to a variance.
-        factor: What "matmul" multiplies its results with.
+        factor: Factor of the results of "matmul".
         addend_size: How many numbers the addend has per sample, where a layer does not need them all.
         operands: Places of the matrices of "matmul"; None for the others.
         input_dtype: How the activations that are read are stored when the network runs in half precision.
-        addend_dtype: The same for those added.
-        output_dtype: The same for those written: float32 where binary16 would not hold them well enough.
+        addend_dtype: The same for the addend.
+        output_dtype: The same for the results: float32 where binary16 would not hold them well enough.
         weight_dtype: How the weights are stored: float32 where rounding them costs more than the budget allows.
         routine: Which of `routines.candidates` runs the layer; empty for the first of them.
         scale_exponents: Per output channel, e with weight = stored * 2^e; empty if all are 0.
@@ -213,7 +213,7 @@ class Layer:
 
     @property
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """What belongs to the layer besides the plan, by the last part of its name."""
+        """Shapes of the layer's tensors, which are kept outside the plan, by the last part of their names."""
         if self.has_weights:
             return {"weight": self.weight_shape, "bias": self.output_shape[:1]}
         if self.is_normalization:
@@ -282,7 +282,7 @@ class Layer:
         return self.input_shape[0] * n_rows * n_columns
 
     def n_bytes(self, batch: int, precision: LayerPrecision) -> int:
-        """Bytes that a batch has to move at least: parameters, inputs, addends and outputs, each once."""
+        """Least number of bytes that a batch has to move: parameters, inputs, addends and outputs, each once."""
         if precision == "fp32":
             return self.in_single().n_bytes(batch, "fp16")
         n_in = math.prod(self.input_shape) * N_BYTES[self.input_dtype]
@@ -356,7 +356,7 @@ def windows(layer: Layer) -> tuple[WindowEnds, WindowEnds]:
 
 
 def store_activations(layers: Sequence[Layer], wide: set[str]) -> tuple[Layer, ...]:
-    """Say how activations are stored: binary16 except for the input, the output and what the layers in `wide` give."""
+    """Store activations as binary16, except for the input, the output and the results of the layers in `wide`."""
     dtypes: dict[str, Dtype] = {INPUT: "float32"}
     for layer in layers:
         dtypes[layer.name] = "float32" if layer is layers[-1] or layer.name in wide else "float16"

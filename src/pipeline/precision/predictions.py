@@ -1,4 +1,4 @@
-"""What half precision does to a classifier's predictions, beside the same network at float32."""
+"""What half precision does to a classifier's predictions, compared with the same network at float32."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ NORMAL_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Changed:
-    """A sample that is classified otherwise.
+    """A sample whose predicted class has changed.
 
     Attributes:
         sample: Its number.
@@ -34,10 +34,10 @@ class Changed:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Two precisions on the same samples.
+    """Predictions of two precisions for the same samples.
 
     Attributes:
-        n_samples: How many.
+        n_samples: Number of samples.
         accuracy_before: Accuracy at float32.
         accuracy_after: Accuracy in half precision.
         interval_before: Wilson's 95 % interval of that [1].
@@ -94,7 +94,7 @@ def compare_predictions(
 
     Args:
         before: Logits at float32, shape (n, classes), n >= 1.
-        after: Scores in half precision.
+        after: Logits in half precision, of the same shape.
         labels: Classes, shape (n,).
         n_examples: Changed predictions that are listed.
 
@@ -140,7 +140,7 @@ def compare_predictions(
 
 
 class LabelError(ConfigError):
-    """Labels do not belong to a network; whoever knows the file that they are from puts its name before the text."""
+    """Labels do not fit a network; callers that know the labels' file put its name before the text."""
 
 
 def check_labels(labels: Tensor, n_classes: int) -> None:

@@ -4,7 +4,7 @@ The sentence speaks of what ran, as the packed layer itself names it: a plan in 
 binary16 weights, from bfloat16 products, or from weights that it left at binary32.
 
 A *bound* is what the roofs allow at best, a *prediction* what the model of `roofline.bound` expects: `Bound.predicted`
-and no other figure, so that sentence, tick and table foretell the same.
+and no other figure, so that sentence, tick and table predict the same.
 """
 
 import re
@@ -14,8 +14,8 @@ from pipeline.precision.roofline import Bound, Roofs
 from pipeline.precision.strips import STRIP_BYTES
 from pipeline.precision.work import Work
 
-MARGIN = 0.02  # a speedup nearer to 1 than this is no difference to speak of
-FAR_FROM_BOUND = 2.0  # a run this many times slower than its bound is limited by something that is no roof
+MARGIN = 0.02  # a speedup closer to 1 than this counts as no difference
+FAR_FROM_BOUND = 2.0  # a run this many times slower than its bound is limited by something other than a roof
 #: A run in less than this part of its bound shows that the bound is wrong; a few percent are noise of the roofs.
 BELOW_BOUND = 1 / 1.05
 
@@ -150,7 +150,7 @@ def _limit(single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: boo
 
 
 def _strips(half: TimedPrecision, roofs: Roofs) -> str:
-    """What of the bytes stays near, since layers hand it on in parts."""
+    """Say which bytes stay in near caches because layers hand them on in strips."""
     work = half.work
     if not work.handed_bytes:
         return ""
@@ -171,7 +171,7 @@ def _executed(side: TimedPrecision, flops: float) -> str:
 
 
 def _beyond(single: TimedPrecision, half: TimedPrecision) -> str:
-    """Why a layer loses although the roofs allow a gain: by what they have no place for."""
+    """Say why a layer loses although the roofs allow a gain: through costs that the roofs leave out."""
     if single.bound.seconds < (1 + MARGIN) * half.bound.seconds:
         return ""
     excess, excess_single = (side.seconds - side.bound.seconds for side in (half, single))

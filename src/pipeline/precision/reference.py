@@ -38,9 +38,9 @@ def bind(
     dtype: torch.dtype,
     memory_format: torch.memory_format | None = None,
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """Look up all that one layer needs; what is left is a function of its input and its addend, for timings.
+    """Look up all that one layer needs, and return a function of its input and its addend, for timings.
 
-    A call of it is torch's own operators and next to nothing else; sum and ReLU write over the result before them.
+    A call runs torch's own operators and almost nothing else; sum and ReLU overwrite the result before them.
 
     Args:
         layer: The layer.
@@ -82,7 +82,7 @@ def seen_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _of_two(layer: Layer, parameters: Mapping[str, Tensor]) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """Layers that do something other with their addend than adding it."""
+    """Return a layer that uses its addend otherwise than by adding it."""
     shape = layer.output_shape
     if layer.kind == "multiply":
         return lambda x, by: seen_as(x, shape) * seen_as(by, shape)  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ def _operator(
     dtype: torch.dtype,
     memory_format: torch.memory_format | None,
 ) -> Callable[[Tensor], Tensor]:
-    """What a layer does before it adds and cuts off; its result is new memory, or `x` itself."""
+    """Return what a layer does before the addend and the ReLU; its result is new memory, or `x` itself."""
     if layer.kind in ("add", "activation"):
         return lambda x: x
     if layer.kind == "softmax":
@@ -177,7 +177,7 @@ def _pooling(layer: Layer) -> Callable[[Tensor], Tensor]:
     assert layer.geometry is not None
     kernel, stride, divisor = layer.geometry.kernel, layer.geometry.stride, layer.geometry.divisor
     (rows, columns), (top, left, bottom, right) = layer.input_shape[1:], layer.geometry.paddings
-    # What the windows reach, which may be less or more than the padded image.
+    # The windows may reach less or more than the padded image.
     reach = [
         (count - 1) * step + width
         for count, step, width in zip(layer.output_shape[1:], stride, kernel, strict=True)

@@ -1,4 +1,4 @@
-"""Reference layers whose times calibrate predictions: families of one kind, of sizes that networks rarely have."""
+"""Reference layers whose times calibrate predictions: families of one kind, in sizes that are rare in networks."""
 
 from dataclasses import dataclass, replace
 
@@ -10,12 +10,12 @@ from pipeline.precision.plan import ONE_PIXEL, Kind, Layer, Operands, WindowGeom
 
 @dataclass(frozen=True)
 class Family:
-    """Layers of one kind that differ in what they do most.
+    """Layers of one kind that differ in what takes most of their time.
 
     Attributes:
         layers: The layers; every routine that can run the first is calibrated.
         routines: Prefixes of the names of the routines to calibrate; empty for all.
-        batches: Batch sizes, each of which makes a class of its own.
+        batches: Batch sizes; each is a class of its own.
     """
 
     layers: tuple[Layer, ...]
@@ -37,7 +37,7 @@ def linear(inputs: int, outputs: int) -> Layer:
 
 
 def pooling(kind: Kind, channels: int, size: int, kernel: int = 2) -> Layer:
-    """Windows that do not overlap; a kernel as large as the image leaves one pixel."""
+    """A pooling whose windows do not overlap; a kernel as large as the image leaves one pixel."""
     count = max(size // kernel, 1)
     geometry = (
         None

@@ -1,4 +1,4 @@
-"""What the processor allows a layer at most, which limit it is, and how long a layer should take.
+"""The least time that the processor allows a layer, which limit sets it, and how long the layer should take.
 
 A run takes at least max(FLOPs / peak, sum over cache levels of bytes / bandwidth, conversions / conversion rate)
 [1, with a roof per level and one for conversions]. All of it is for one core. That is the *bound*. The *prediction*
@@ -6,15 +6,15 @@ adds what the layer's own class of routines attains on reference layers; see `at
 
 Where the bytes lie depends on what ran before. Warm, everything is in the smallest level that holds it all. In a
 network, the weights have been pushed out to the level that holds the whole network, while activations have just been
-written; what layers hand on in strips never leaves the near caches, and weights are read again for each (`strips`).
-Cold, all but the workspace comes from memory. That is why binary16 can gain more than two: half the bytes may fit a
-nearer cache.
+written; what layers hand on in strips never leaves the near caches, and weights are read again for each strip
+(`strips`). Cold, all but the workspace comes from memory. Binary16 can gain more than a factor of two, because half the
+bytes may fit a nearer cache.
 
-In a network the last cache may have been used by others since its last run, and keeps less the longer a run takes.
+Between two runs of a network other programs may use the last cache; it keeps less, the longer a run takes.
 
-What is too large for the last cache does not come from memory altogether: last caches protect old lines, and of W
-bytes that are read in a circle, C of which fit, one that replaces lines at random keeps the share
-h = exp(-(1 - h) W / C), the chance of a line to outlive the (1 - h) W misses of a round.
+Data that is too large for the last cache does not all come from memory, because last caches protect old lines. If W
+bytes are read cyclically and C of them fit, a cache that replaces lines at random keeps the share h = exp(-(1 - h) W /
+C), the probability that a line survives the (1 - h) W misses of a round.
 
 References:
     [1] Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for multicore architectures",
@@ -36,8 +36,8 @@ RooflineTerm = Literal["compute", "L1", "L2", "L3", "DRAM", "conversion"]
 MemoryLevel = Literal["L1", "L2", "L3", "DRAM"]
 Mode = Literal["warm", "cold", "network"]
 
-PAGE = 4096  # bytes of a page that is not large
-LARGE_PAGES = 256 << 10  # bytes from which on weights lie in large pages; native/buffer.hpp
+PAGE = 4096  # bytes of a small page
+LARGE_PAGES = 256 << 10  # weights of at least so many bytes lie in large pages; native/buffer.hpp
 SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
 TYPICAL: dict[MemoryLevel, int] = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}
 
@@ -47,9 +47,9 @@ class Attained:
     """What a class of routines attains; see `attained`.
 
     Attributes:
-        gflops: Rate of its products, executed GFLOP/s, those of vectors that are not full counted as full.
-        seconds_per_number: Cost of each number that is loaded between them.
-        exposed: The part of the memory time that adds to the rest, in [0, 1]; of what comes from DRAM it is all.
+        gflops: Rate of its products in executed GFLOP/s; vectors that are not full count as full.
+        seconds_per_number: Cost of each number that is loaded between products.
+        exposed: The part of the time of caches that adds to the rest, in [0, 1]; the time of DRAM always adds in full.
         seconds_per_result: Cost of each number that is written.
     """
 
@@ -70,15 +70,15 @@ class Roofs:
         bandwidth: Reading, in GB/s, by level "L1", "L2", "L3" (if there is one), "DRAM".
         cache_bytes: Capacity of each cache level.
         attained: What each class of routines attains; see `Work.routine`.
-        call_seconds: What a run takes that has next to nothing to do.
-        wake_seconds: What it takes more behind another layer, whose weights have filled the near caches.
+        call_seconds: Seconds of a run with almost no work.
+        wake_seconds: Additional seconds of a run after another layer, whose weights have filled the near caches.
         far_wake_seconds: The same after routines that have filled all caches.
         close_wake_seconds: The same in a network that is so small that the near caches hold all of it.
-        page_seconds: What each page of weights takes besides, where other layers have filled the near caches and
+        page_seconds: Additional seconds for each page of weights, if other layers have filled the near caches and
             weights are too few for large pages.
         far_page_seconds: The same after routines that have filled all caches.
-        kept_bytes: What the last cache keeps of what is read in a circle, which may be less than it holds; 0 for all.
-        kept_seconds: After how long others have taken all but 1 / e of a last cache that they share; 0 for never.
+        kept_bytes: Bytes that the last cache keeps of cyclically read data, perhaps fewer than it holds; 0 for all.
+        kept_seconds: Seconds until other programs have taken all but 1 / e of a shared last cache; 0 for never.
         pair_gflops: Multiply-adds of bfloat16 pairs, in GFLOP/s; 0 where the processor has none.
         functions: Seconds that each function takes per number, by name.
     """
@@ -114,7 +114,8 @@ class Roofs:
         return (self.pair_gflops if in_pairs and self.pair_gflops else self.gflops) * 1e9
 
     def attained_by(self, routine: str) -> Attained:
-        """What a class of routines attains, or the nearest class above it that was measured; its peak if none was."""
+        """Return what a class of routines, or the nearest measured class above it, attains; its peak if there is
+        none."""
         name = routine
         while name:
             if name in self.attained:
@@ -130,7 +131,7 @@ class Roofs:
         return "DRAM"
 
     def shares(self, n_bytes: float, period: float = 0.0) -> dict[MemoryLevel, float]:
-        """Where so many bytes come from that are read in a circle: shares of them by level.
+        """Return the shares of cyclically read bytes that come from each level.
 
         Args:
             n_bytes: Bytes that each round reads.
@@ -148,8 +149,8 @@ class Roofs:
 
 
 def kept_bytes(n_bytes: float, share: float) -> float:
-    """Undo `kept_share`: the size of a cache that keeps this share of so many bytes, which are read in a circle."""
-    share = min(max(share, 0.02), 0.98)  # measured shares beyond these are noise, and 0 and 1 tell no size
+    """Invert `kept_share`: return the size of a cache that keeps this share of so many cyclically read bytes."""
+    share = min(max(share, 0.02), 0.98)  # shares beyond these are noise, and 0 and 1 determine no size
     return n_bytes * (1.0 - share) / -math.log(share)
 
 
@@ -161,7 +162,7 @@ def kept_share(ratio: float) -> float:
     return kept
 
 
-# One core of a current server processor with AVX-512; what counts are the quotients.
+# One core of a current server processor with AVX-512; only the ratios matter.
 TYPICAL_ROOFS = Roofs(
     instruction_set="typical",
     gflops=200.0,
@@ -179,16 +180,15 @@ TYPICAL_ROOFS = Roofs(
 
 @dataclass(frozen=True)
 class Bound:
-    """The least seconds that a run can take, the term that says so, and the level that its bytes come from.
+    """The least seconds that a run can take, the term that sets them, and the level that its bytes come from.
 
     Attributes:
         seconds: The bound.
-        term: What it is.
+        term: The term that sets the bound: "compute", "conversion" or a level of memory.
         level: The level of memory where most of the memory time is spent.
         memory: The memory term alone.
-        streamed: The memory term of weights and activations, without passes over the workspace that caches serve:
-            the cost of each number contains these.
-        predicted: Seconds that the run should take.
+        streamed: The memory term without passes over the workspace in caches, which the cost of each number contains.
+        predicted: Predicted seconds of the run.
         traffic: Bytes by level.
     """
 
@@ -204,7 +204,7 @@ class Bound:
 def bound(
     work: Work, roofs: Roofs, *, mode: Mode = "warm", resident: float = 0.0, period: float = 0.0
 ) -> Bound:
-    """Apply the roofline; of equal terms the first of compute, memory, conversion is named.
+    """Apply the roofline; among equal terms the first of compute, memory, conversion is named.
 
     Args:
         work: What the run does.
@@ -266,7 +266,8 @@ def bound(
 
 
 def _wake(work: Work, roofs: Roofs, weights: Mapping[MemoryLevel, float], resident: float) -> float:
-    """What a run takes more behind other layers: it reads its code anew, and page tables for its weights."""
+    """Return the additional seconds of a run after other layers: it reads its code again, and its weights' page
+    tables."""
     second = list(roofs.cache_bytes.values())[1]
     near = kept_share(resident / second) if resident > second else 1.0
     far = weights.get("DRAM", 0.0)
@@ -280,7 +281,7 @@ def _wake(work: Work, roofs: Roofs, weights: Mapping[MemoryLevel, float], reside
 
 
 def cache_sizes(root: Path = SYSFS) -> dict[MemoryLevel, int]:
-    """Read the first core's data caches from sysfs; where it says nothing, typical sizes."""
+    """Read the sizes of the first core's data caches from sysfs; return typical sizes where it has none."""
     sizes: dict[MemoryLevel, int] = {}
     for index in sorted(root.glob("index*")):
         try:

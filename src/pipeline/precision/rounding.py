@@ -19,7 +19,7 @@ LARGEST_EXPONENT = 126
 
 
 def scale_exponents(weight: Tensor) -> tuple[int, ...]:
-    """Choose for each output channel the e with which weight * 2^-e suits binary16; 0 where it does so as it is.
+    """Choose for each output channel an e such that weight * 2^-e suits binary16; 0 if the weight itself does.
 
     A channel is scaled if its largest weight would overflow or be subnormal; then that weight lands in [1, 2). So the
     rounding error of every weight is at most 2^-11 of the channel's largest, scaled or not: a subnormal number in an
@@ -116,7 +116,7 @@ def widen(weight: Tensor, exponents: tuple[int, ...]) -> Tensor:
 
 
 def check_range(name: str, weight: Tensor, bias: Tensor) -> None:
-    """Refuse parameters that no precision at hand can hold.
+    """Refuse parameters that no available precision can hold.
 
     Raises:
         ConfigError: If a weight or bias is not finite, or beyond float32 after normalization was folded in.
@@ -133,8 +133,8 @@ def check_range(name: str, weight: Tensor, bias: Tensor) -> None:
 def storable_in_half(activations: Tensor) -> bool:
     """Whether binary16 holds these float32 activations as well as it holds normal numbers, with room above.
 
-    Wanted are magnitudes below half of the largest number, since other inputs may give larger ones, and a rounding
-    error of at most 2^-10 of the norm: twice the unit roundoff, exceeded only if much of the signal is subnormal.
+    Magnitudes must be below half of the largest number, since other inputs may give larger ones, and the rounding error
+    at most 2^-10 of the norm: twice the unit roundoff, exceeded only if much of the signal is subnormal.
     """
     if not activations.abs().max() < LARGEST_HALF / 2:
         return False

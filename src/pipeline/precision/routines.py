@@ -1,8 +1,9 @@
-"""Native routines: which of them a layer can run on, how it is packed for one, and how a packed one runs.
+"""Native routines: which of them can run a layer, how a layer is packed for one, and how a packed layer runs.
 
-A routine's name is that of its algorithm and that of how its weights lie in memory: "winograd4 fp16". Results are added
-up in binary32 by all of them; "bf16" ones also round the activations, before they multiply: "winograd2 bf16" once they
-are transformed, like the weights. "split" ones take each binary16 as the sum of two bfloat16, which is exact.
+A routine's name has two parts, its algorithm and the storage of its weights: "winograd4 fp16". All routines add up
+results in binary32. Routines with "bf16" also round the activations before they multiply; "winograd2 bf16" rounds
+activations and weights after their transforms. Routines with "split" take each binary16 number as the sum of two
+bfloat16 numbers, which is exact.
 """
 
 import itertools
@@ -21,9 +22,9 @@ from pipeline.precision.bias_correction import corrected_bias
 from pipeline.precision.plan import Dtype, Layer, windows
 from pipeline.precision.rounding import LARGEST_HALF, widen
 
-# What some instruction sets have besides, by precision.
+# Additional algorithms of some instruction sets, by precision.
 IN_PAIRS = {"bf16": ("direct", "product", "winograd2"), "split": ("direct", "product")}
-# "portable" is always there, even where it is named among those to leave out.
+# "portable" is always available, even if PARSIMONY_WITHOUT names it.
 INSTRUCTION_SETS = ("amx_bf16", "avx512_bf16", "avx512_fp16", "avx512", "avx2", "neon", "portable")
 ROUTINES = {
     "add": "sum",
@@ -41,7 +42,7 @@ def instruction_sets() -> list[str]:
     """The instruction sets with routines that this processor can run, best first.
 
     Raises:
-        ConfigError: If PARSIMONY_WITHOUT, names with commas between them, leaves out one that there is not.
+        ConfigError: If PARSIMONY_WITHOUT, a list of names separated by commas, has an unknown name.
     """
     for name in filter(None, os.environ.get("PARSIMONY_WITHOUT", "").split(",")):
         if name not in INSTRUCTION_SETS:
@@ -55,7 +56,7 @@ def instruction_sets() -> list[str]:
 def candidates(layer: Layer, instruction_set: str) -> tuple[str, ...]:
     """The routines that can run a layer; the first of a precision is its most general one.
 
-    Weights that are stored as float32 are not rounded again behind the plan's back, so they have float32 routines only.
+    Weights that are stored as float32 have float32 routines only, since the plan does not have them rounded.
     """
     if not layer.has_weights:
         return (ROUTINES.get(layer.kind, "windows"),)
@@ -67,7 +68,7 @@ def candidates(layer: Layer, instruction_set: str) -> tuple[str, ...]:
 
 
 def all_routines(layer: Layer) -> tuple[str, ...]:
-    """The routines that some instruction set has for a layer whose weights are float16, on this machine or not."""
+    """The routines of all instruction sets, on this machine or not, for a layer whose weights are float16."""
     general = candidates(replace(layer, weight_dtype="float16"), "portable")
     return general + tuple(
         f"{algorithm} {precision}"
@@ -102,7 +103,7 @@ def _algorithms(layer: Layer, instruction_set: str) -> list[str]:
 
 
 def empty_results(batch: int, layer: Layer) -> Tensor:
-    """Return room for what a layer writes for so many samples."""
+    """Return an empty tensor for a layer's results for so many samples."""
     dtype = torch.float16 if layer.output_dtype == "float16" else torch.float32
     return torch.empty(batch, math.prod(layer.output_shape), dtype=dtype, device="cpu")
 
@@ -185,7 +186,7 @@ def _of_activations(
     residual: str,
     function: tuple[Any, ...],
 ) -> Any:
-    """Layers that multiply with no rounded weights and have no windows."""
+    """Pack a layer that has neither rounded weights nor windows."""
     size = math.prod(layer.output_shape)
     if layer.kind == "add":
         return _native.addition(instruction_set, size, residual=residual, function=function, **stored)
@@ -224,7 +225,7 @@ def _of_activations(
 
 
 def run_layer(layer: Layer, native: Any, x: Tensor, addend: Tensor | None = None) -> Tensor:
-    """Run one packed layer on tensors in torch's order, which are stored first as the plan says.
+    """Run one packed layer on tensors in torch's order, after storing them as the plan says.
 
     Returns:
         Shape (n, ...), as it is stored.
@@ -237,7 +238,7 @@ def run_layer(layer: Layer, native: Any, x: Tensor, addend: Tensor | None = None
 
 
 def stored_as(x: Tensor, dtype: Dtype) -> Tensor:
-    """Round activations to how they are stored; those beyond binary16 become its largest number."""
+    """Round activations to the type they are stored in; those beyond binary16 become its largest number."""
     return x.clamp(-LARGEST_HALF, LARGEST_HALF).half() if dtype == "float16" else x.float()
 
 

@@ -1,4 +1,4 @@
-"""Take times that can be compared: sides in turn, on one core, without the samples that something disturbed."""
+"""Take comparable times: sides in turn, on one core, without disturbed samples."""
 
 import contextlib
 import functools
@@ -18,17 +18,17 @@ from pipeline.options import Count, NotNegative, require_bounds
 
 _LONG = 0.1  # seconds, in which a core reads gigabytes
 
-TimedRun = Callable[[int], float]  # run so many times, return the seconds
+TimedRun = Callable[[int], float]  # runs so many times and returns the seconds
 
 
 @dataclass(frozen=True)
 class TimeSamples:
-    """What was taken of one side.
+    """The samples of one side.
 
     Attributes:
         seconds: Per run, shape (n,); where whole networks run, of all their layers, shape (n, layers).
         n_dropped: Samples that were dropped because the core was taken away meanwhile.
-        n_disturbed: Samples among `seconds` during which it was, which had to do as there were too few others.
+        n_disturbed: Samples among `seconds` during which it was taken away, used because there were too few others.
         cpu_share: CPU time of this thread over wall time, median over the samples: 1 if nothing else ran.
     """
 
@@ -50,23 +50,23 @@ class Sampling:
     """How to sample several sides against each other.
 
     The sides take turns, in alternating order, so that a drift of the clock frequency meets all of them alike. A sample
-    during which the kernel took the core away (an involuntary context switch) is dropped. Where that leaves a side with
-    too few when the time is up, so many disturbed ones count in every side, for one with them would seem slower than
-    one without.
+    during which the kernel took the core away (an involuntary context switch) is dropped. If a side has too few samples
+    when the time is up, every side uses the same number of disturbed ones, because a side with them would seem slower
+    than one without.
 
-    A turn begins with runs that are not counted. One would not do: a last cache that protects old lines takes four or
-    five passes over the same numbers before it holds them all, and a sample before that is neither warm nor cold.
+    A turn begins with several runs that are not counted: a last cache that protects old lines takes four or five passes
+    over the same numbers before it holds them all, and earlier samples are neither warm nor cold.
 
     Attributes:
-        n_samples: Undisturbed ones wanted of each side.
-        n_at_least: Samples that each side gets however long they take: undisturbed ones if there are so many by then.
+        n_samples: Undisturbed samples wanted of each side.
+        n_at_least: Least number of samples of each side, however long they take; undisturbed ones if there are enough.
         seconds_per_sample: A sample repeats its run until it takes about this long.
         seconds_at_most: When to stop with fewer than `n_samples`, for all sides together.
         n_warm: Runs at the beginning of a turn.
         samples_per_turn: Samples that follow them.
-        clock: Seconds; for that limit and the share of CPU time.
-        cpu: CPU seconds of this thread.
-        switches: How often the core has been taken away so far.
+        clock: Returns seconds, for that limit and the share of CPU time.
+        cpu: Returns CPU seconds of this thread.
+        switches: Returns how often the core has been taken away so far.
     """
 
     n_samples: Count = 40
@@ -83,7 +83,7 @@ class Sampling:
         require_bounds(self)
 
     def __call__(self, sides: Mapping[str, TimedRun]) -> dict[str, TimeSamples]:
-        """Sample every side warm, behind runs of its own."""
+        """Sample every side warm, after runs of its own."""
         repeats = {name: self._repeats(side) for name, side in sides.items()}
 
         def run(name: str) -> float:
@@ -98,7 +98,7 @@ class Sampling:
     def in_network(self, runs: Mapping[str, Callable[[], Sequence[float]]]) -> dict[str, TimeSamples]:
         """Sample whole networks, whose runs give the seconds of all their layers.
 
-        A run that takes a tenth of a second leaves nothing of the run before in any cache: one of them warms up.
+        A run of a tenth of a second leaves nothing of the run before in any cache, so one run is enough to warm up.
         """
 
         def warm(name: str) -> None:
@@ -117,7 +117,7 @@ class Sampling:
     def cold(
         self, groups: Sequence[Mapping[str, TimedRun]], *, chill: Callable[[], None]
     ) -> dict[str, TimeSamples]:
-        """Sample the sides of each group once after each call of `chill`, one behind the other.
+        """Sample the sides of each group once after each call of `chill`, one after the other.
 
         Emptying a last cache of hundreds of megabytes takes longer than most layers, so that many sides share a call.
         Those of a group must not read or write the same numbers: each would warm the next one.
@@ -204,7 +204,7 @@ def interval(
         statistic: Takes one array of shape (n_resamples, n) per sample, returns shape (n_resamples,).
         samples: Shape (n,) each; n may differ.
         generator: Random numbers of the resamples.
-        n_resamples: How many.
+        n_resamples: Number of resamples.
 
     References:
         Efron, Tibshirani, "An introduction to the bootstrap", 1993, section 13.3 (percentile interval).
@@ -216,7 +216,7 @@ def interval(
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Keep this thread on one of its cores, and torch to one thread; put both back at the end."""
+    """Keep this thread on one of its cores, and torch to one thread; both are restored at the end."""
     n_threads = torch.get_num_threads()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     try:

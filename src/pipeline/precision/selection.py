@@ -30,7 +30,7 @@ Allowed = Annotated[float, Ge(0)]
 class Candidate:
     """One routine for one layer: the lower quartile of its seconds for the batch, and the relative error it adds.
 
-    The error is that of the layer's result for exact inputs, by rounded weights, products and results together.
+    The error is that of the layer's result for exact inputs, from rounded weights, products and results together.
     """
 
     routine: str
@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class RoutineTrial:
-    """What one routine of a layer adds in error, for inputs that are exact, and what it does for one sample."""
+    """The error that one routine of a layer adds for exact inputs, and its work for one sample."""
 
     error: float
     work: Work
@@ -55,8 +55,7 @@ def trials(
 ) -> dict[str, dict[str, RoutineTrial]]:
     """Try each candidate of each layer, by layer and routine.
 
-    What rounding the weights does is part of the error, as far as `complete` knows them otherwise than as they are
-    stored.
+    The error includes that of rounding the weights if `complete` has them unrounded.
 
     Args:
         layers: The plan.
@@ -82,7 +81,7 @@ def trials(
 def least_errors(
     layers: Sequence[Layer], tried: Mapping[str, Mapping[str, RoutineTrial]]
 ) -> dict[str, float]:
-    """The error that each layer with weights adds on its best routine; infinite where there is no number."""
+    """Return the error that each layer with weights adds on its best routine; infinite if all errors are NaN."""
     return {
         layer.name: min(
             (trial.error for trial in tried[layer.name].values() if not math.isnan(trial.error)),
@@ -101,8 +100,8 @@ def typical_routines(
 ) -> tuple[Layer, ...]:
     """Give each layer the routine that should be the fastest for one sample among those whose error fits.
 
-    Judged by the roofs of a typical processor, and not by time, so that the choice does not depend on the weather. A
-    layer none of whose half-precision routines fits gets its general float32 one.
+    The roofs of a typical processor decide, not measured times, so that the choice is reproducible. A layer without a
+    fitting half-precision routine gets its general float32 one.
     """
     chosen = []
     for layer in layers:
@@ -125,10 +124,10 @@ def typical_routines(
 def moves(measured: Mapping[str, Sequence[Candidate]], budget: Budget) -> list[tuple[str, str]]:
     """Order the changes of routine that save time: squared error added per second saved, the least first.
 
-    One that adds error has to save 3 % of the layer's time at least, so that noise does not trade accuracy for nothing.
+    A change that adds error must save at least 3 % of the layer's time, so that accuracy is not lost to noise.
 
     Args:
-        measured: Candidates by layer; the first is where the layer starts.
+        measured: Candidates by layer; a layer starts with its first.
         budget: Its `layer_error` excludes candidates.
 
     Returns:
@@ -157,9 +156,9 @@ def moves(measured: Mapping[str, Sequence[Candidate]], budget: Budget) -> list[t
 
 
 def furthest(n_moves: int, accepted: Callable[[int], bool]) -> int:
-    """How many moves can be made: all if that is accepted, else by bisection; 0 is not asked.
+    """Find how many moves are accepted: all of them, or a number found by bisection; 0 is not tried.
 
-    Acceptance need not be monotone in the number of moves; what is returned was accepted, or is 0.
+    Acceptance need not be monotone in the number of moves; the number returned was accepted, or is 0.
     """
     if n_moves == 0 or accepted(n_moves):
         return n_moves
@@ -171,9 +170,9 @@ def furthest(n_moves: int, accepted: Callable[[int], bool]) -> int:
 
 
 def fewest(n: int, accepted: Callable[[int], bool]) -> int | None:
-    """The least number that is accepted, by bisection; None if not even `n` is.
+    """Find the least number that is accepted, by bisection; None if not even `n` is.
 
-    Acceptance need not be monotone: what is returned was accepted, and one less was not, or it is 0.
+    Acceptance need not be monotone: the number returned was accepted, and one less was not, or it is 0.
     """
     if accepted(0):
         return 0

@@ -1,4 +1,4 @@
-"""A plan and its tensors as they are stored: whether they belong together."""
+"""Checks that a stored plan and its tensors belong together."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from pipeline.precision.rounding import widen
 
 
 def read_layers(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Layer, ...]:
-    """The plan's layers, once it is sure that these are its tensors.
+    """Return the plan's layers after checking that these are its tensors.
 
     Raises:
         ArtifactError: If the plan has another format, or was written for other tensors.
     """
     if not isinstance(plan, Mapping):
-        raise ArtifactError(f"the plan is a {type(plan).__name__}; wanted what `HalfNetwork.plan` gave")
+        raise ArtifactError(f"the plan is a {type(plan).__name__}; wanted a result of `HalfNetwork.plan`")
     if plan.get("format") != FORMAT:
         raise ArtifactError(
             f"the plan has format {plan.get('format')!r}, wanted {FORMAT}; convert the network again"
@@ -42,10 +42,10 @@ def read_layers(plan: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple
 def check_complete(
     layers: Sequence[Layer], tensors: Mapping[str, Tensor], complete: Mapping[str, Tensor]
 ) -> None:
-    """Refuse parameters that are not those which were rounded to the stored ones.
+    """Refuse parameters that were not rounded to the stored ones.
 
-    The plan tells how much rounding changed, a sum over all weights of a layer, which others would not meet. A bias is
-    not rounded.
+    The plan holds how much rounding changed, summed over all weights of a layer; other weights would give another
+    figure. A bias is not rounded.
 
     Raises:
         ArtifactError: Naming the layer.
@@ -57,7 +57,7 @@ def check_complete(
         stored = widen(tensors[f"{layer.name}.weight"], layer.scale_exponents)
         found = relative_error(stored, complete[f"{layer.name}.weight"])
         wanted = layer.rounding.relative_error if layer.rounding is not None else 0.0
-        # It was taken of float64 weights, which these are once more rounded.
+        # The plan's figure is that of float64 weights, and these are rounded to float32.
         if abs(found - wanted) > 2 * UNIT_SINGLE:
             raise ArtifactError(
                 f"layer {layer.name!r}: the weights as stored are off by {found:.3g} from the complete ones, the plan "
@@ -81,17 +81,15 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _check_order(layers: Sequence[Layer]) -> None:
-    """Refuse layers that are none, or that read what comes after them."""
+    """Refuse a plan without layers, unknown layers, and layers that read later results."""
     if not layers:
         raise ArtifactError("the plan has no layers; convert the network again")
     known = {INPUT}
     for layer in layers:
         if layer.kind not in get_args(Kind):
-            raise ArtifactError(f"the plan's layer {layer.name!r} is a {layer.kind!r}, which there is not")
+            raise ArtifactError(f"the plan's layer {layer.name!r} is of an unknown kind {layer.kind!r}")
         if layer.function not in ("", *FUNCTIONS):
-            raise ArtifactError(
-                f"the plan's layer {layer.name!r} has a function {layer.function!r}, which there is not"
-            )
+            raise ArtifactError(f"the plan's layer {layer.name!r} has an unknown function {layer.function!r}")
         for source in layer.sources:
             if source not in known:
                 raise ArtifactError(

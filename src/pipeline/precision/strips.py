@@ -1,8 +1,8 @@
-"""Which results of a network are handed on in strips, and what of a layer's bytes that keeps in the near caches.
+"""Which results of a network are handed on in strips, and which of a layer's bytes this keeps in near caches.
 
-A large result that only the next layer reads is never there as a whole: the native network computes some rows of it,
-lets the next layer use them, and goes on. Layers that follow each other in this way are a *chain*. What they hand on
-stays in the level 2 cache; their weights are read once for every strip.
+A large result that only the next layer reads never exists as a whole: the native network computes some rows of it, lets
+the next layer use them, and goes on. Layers that follow each other in this way are a *chain*. What they hand on stays
+in the level 2 cache; their weights are read once for every strip.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.precision import _native
 from pipeline.precision.plan import N_BYTES, Layer
 
-STRIP_BYTES = 384 << 10  # of all that a chain hands on at a time; `cache_bytes` in native/chain.cpp
+STRIP_BYTES = 384 << 10  # bytes that a chain hands on at a time; `cache_bytes` in native/chain.cpp
 
 Step = tuple[Any, int, int]
 
@@ -24,9 +24,9 @@ class Strips:
     """How one layer of a chain works.
 
     Attributes:
-        reads: Whether what it reads is handed to it.
-        gives: Whether what it gives is handed on.
-        n: How many strips a sample takes, at least.
+        reads: Whether its input is handed to it in strips.
+        gives: Whether its result is handed on in strips.
+        n: Least number of strips of a sample.
         weight_bytes: Packed weights of the whole chain.
     """
 
@@ -39,7 +39,7 @@ class Strips:
 def handed_on(steps: Sequence[Step]) -> list[bool]:
     """Find the steps of a native network whose results are handed on in strips.
 
-    A second reader takes a result out of its chain, so that the chain becomes two stages; it is one itself.
+    To test a result, a second reader of it is added: the reader is a stage itself and splits the chain in two.
 
     Args:
         steps: Packed layer, number of the value that it reads, and of the one that it adds or -1, as `_native.Network`
@@ -56,7 +56,7 @@ def handed_on(steps: Sequence[Step]) -> list[bool]:
 
 
 def strips_of(layers: Sequence[Layer], steps: Sequence[Step]) -> list[Strips | None]:
-    """Tell for each layer how it works in strips; None for one that is in no chain."""
+    """Return for each layer how it works in strips; None for a layer that is in no chain."""
     gives = handed_on(steps)
     starts = [place for place in range(len(layers)) if place == 0 or not gives[place - 1]] + [len(layers)]
     found: list[Strips | None] = []

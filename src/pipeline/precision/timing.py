@@ -31,10 +31,10 @@ def time_layers(
 ) -> list[LayerTiming]:
     """Time every layer at every batch size, the sides in turn within one process and on one core.
 
-    Each layer is given what it is given inside the network. Warm, it runs again and again on the same numbers. Cold,
+    Each layer gets the inputs that it has inside the network. Warm, it runs again and again on the same numbers. Cold,
     twice the last cache is read before layers that share no numbers run once each, so that weights and activations come
-    from memory; but torch may put a layer's result where an earlier one of the same run had its own, which makes it
-    faster, if anything. In the network, whole networks run in turn, and every layer's part of them is timed.
+    from memory; but torch may reuse the memory of an earlier result of the same run, which can only make it faster. In
+    the network, whole networks run in turn, and every layer's part of them is timed.
 
     Args:
         half: The network in half precision.
@@ -45,18 +45,18 @@ def time_layers(
         mode: "warm", "cold" or "network".
         roofs: The limits; measured here if None.
         sampling: How to sample; its defaults if None.
-        on_timing: Told each row as it is made.
+        on_timing: Called with each row as it is made.
 
     Raises:
-        ValueError: If the inputs do not fit the network, or a batch size or the mode is none.
+        ValueError: If the inputs do not fit the network, a batch size is below 1, or the mode is unknown.
     """
     half.check(inputs)
     if len(inputs) == 0:
         raise ValueError("timing needs at least one input")
     if min(batch_sizes, default=0) < 1:
-        raise ValueError(f"batch sizes are numbers of at least 1, found {tuple(batch_sizes)}")
+        raise ValueError(f"batch sizes must be numbers of at least 1, found {tuple(batch_sizes)}")
     if mode not in get_args(Mode):
-        raise ValueError(f"a mode is one of {', '.join(get_args(Mode))}; found {mode!r}")
+        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, found {mode!r}")
     sampling = sampling or Sampling()
     rows: list[LayerTiming] = []
     with one_core(), torch.inference_mode():
@@ -105,7 +105,7 @@ def _layer_samples(
     roofs: Roofs,
     sampling: Sampling,
 ) -> Iterator[_Taken]:
-    """Sample every layer by itself: warm one after the other; cold those together that share no numbers."""
+    """Sample every layer by itself: warm, one after the other; cold, together with layers that share no numbers."""
     peers = _sides(half, single, parameters, x)
     if mode != "cold":
         for sides, routine_torch in peers:
@@ -122,8 +122,8 @@ def _layer_samples(
 
 
 def unconnected(layers: Sequence[Layer]) -> list[list[int]]:
-    """Divide a network's layers into few groups, given by their places, none of which reads or writes what another
-    layer of its group does.
+    """Divide a network's layers, given by their places, into few groups whose layers neither read nor write the same
+    results.
 
     Each layer joins the first group that it may, in the order of the plan: a chain makes two groups.
     """
@@ -143,7 +143,7 @@ def unconnected(layers: Sequence[Layer]) -> list[list[int]]:
 def _sides(
     half: Execution, single: Execution, parameters: Mapping[str, Tensor], x: Tensor
 ) -> Iterator[tuple[dict[str, Callable[[int], float]], str]]:
-    """What runs each layer at float32, in half precision and in torch, and torch's routine."""
+    """Yield what runs each layer at float32, in half precision and in torch, and torch's routine."""
     values = {INPUT: x} | dict(
         zip((layer.name for layer in single.layers), single.activations(x), strict=True)
     )

@@ -1,4 +1,4 @@
-"""The peer in timings: planned layers in torch's eager mode, as fast as its callers can have them."""
+"""The torch side of timings: planned layers in torch's eager mode, as fast as its users can run them."""
 
 import functools
 import time
@@ -14,13 +14,13 @@ from pipeline.precision.reference import FORMATS, bind
 class TorchNetwork:
     """All layers of a plan in one memory format.
 
-    Weights and functions are looked up once, and a result is let go of behind its last reader, as a module's own
-    `forward` does, so that its memory serves again.
+    Weights and functions are looked up once. A result is released after its last reader, as in a module's own
+    `forward`, so that its memory is reused.
 
     Args:
         layers: The plan.
         parameters: `NAME.weight` complete (not scaled) and `NAME.bias`.
-        x: What it will run on.
+        x: The inputs that it will run on.
         memory_format: Order of images and of the weights of convolutions.
         dtype: Type of all numbers.
     """
@@ -75,7 +75,7 @@ class TorchNetwork:
 def fastest_network(
     layers: Sequence[Layer], parameters: Mapping[str, Tensor], x: Tensor
 ) -> tuple[TorchNetwork, str]:
-    """All layers at float32 in the memory format in which they are faster together, and what to call that."""
+    """Return all layers at float32 in the memory format in which they are faster together, and its name."""
     networks = {name: TorchNetwork(layers, parameters, x, form) for name, form in formats_of(x).items()}
     best = _fastest(networks)
     return networks[best], _named(best)
@@ -84,7 +84,7 @@ def fastest_network(
 def fastest_layer(
     layer: Layer, parameters: Mapping[str, Tensor], x: Tensor, addend: Tensor | None
 ) -> tuple[Callable[[int], float], str]:
-    """One layer at float32 in the memory format in which it is faster, as seconds of so many runs, and its name."""
+    """Return one layer at float32 in its faster memory format, as a function that times runs of it, and its name."""
     runs = {}
     for name, memory_format in formats_of(x).items():
         run = bind(layer, parameters, x.dtype, memory_format)
@@ -103,17 +103,17 @@ def fastest_layer(
 
 
 def formats_of(x: Tensor) -> Mapping[str, torch.memory_format]:
-    """The memory formats to try, by name; there is but one for what is no image."""
+    """The memory formats to try, by name; there is only one for tensors that are not images."""
     return FORMATS if x.ndim == 4 else {"": torch.contiguous_format}
 
 
 def laid_out(x: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """Images in a memory format; what is no image, as it comes in rows."""
+    """Return images in a memory format, and other tensors contiguous."""
     return x.contiguous(memory_format=memory_format) if x.ndim == 4 else x.contiguous()
 
 
 def _fastest(runs: Mapping[str, Callable[[], object]]) -> str:
-    """The run that takes least, the best of four each."""
+    """Return the fastest run, by the best of four times each."""
 
     def least(name: str) -> float:
         seconds = []

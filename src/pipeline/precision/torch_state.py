@@ -1,4 +1,4 @@
-"""The state of torch that a caller may have changed and that computations here are not to depend on."""
+"""Protection of computations from state of torch that a caller may have changed."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,18 +10,18 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def plain_torch(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Compute as torch does where nobody has set anything; other threads keep what they have.
+    """Compute with torch's default state within the context; other threads keep theirs.
 
-    That is: new tensors on the CPU and of the type given here, no autocast, and operators that can be recorded, which
-    inference mode hides.
+    In this state new tensors are on the CPU and of the type given here, autocast is off, and operators can be recorded,
+    which inference mode prevents.
 
     Args:
-        dtype: Type of new tensors of fractions that name none.
+        dtype: Type of new floating-point tensors that name none.
     """
     with ExitStack() as states:
         states.enter_context(torch.inference_mode(False))
         states.enter_context(torch.autocast("cpu", enabled=False))
-        # With these, every call of torch goes through Python, so only where they are needed.
+        # With these modes every call of torch goes through Python, so they are entered only where needed.
         if torch.get_default_device().type != "cpu":
             states.enter_context(torch.device("cpu"))
         if torch.empty(0).dtype != dtype:

@@ -14,9 +14,9 @@ from pipeline.precision.error import relative_error
 from pipeline.precision.predictions import LabelError, check_labels
 
 Allowed = Annotated[float, Ge(0)]
-LOST = 0.1  # an error of this part of what varies is worth a word
-UNRESOLVED = 1e-5  # what varies by less than this part of its size is noise at float32, too
-ENOUGH = 8  # numbers that tell how much an output varies; fewer may be equal by chance
+LOST = 0.1  # errors of this share of the variation are reported
+UNRESOLVED = 1e-5  # variation below this share of the size is noise even at float32
+ENOUGH = 8  # numbers that show how much an output varies; fewer may be equal by chance
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class Verification:
 
 @dataclass(frozen=True)
 class HiddenLoss:
-    """Outputs whose error is much of what tells samples apart, which its quotient with their size does not show.
+    """Outputs whose error is a large share of their variation over samples, though a small share of their size.
 
     Attributes:
-        channel: The output that suffers most; None where they were taken together, since samples are few.
+        channel: The output that suffers most; None if outputs were taken together because samples are few.
         varying: How much it varies over the samples: |exact - m| / |exact|.
         error: Its error: |y - exact| / |exact - m|.
         n_lost: How many outputs have an error of `LOST` or more.
@@ -97,7 +97,7 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
     """
     if found.shape != exact.shape:
         raise ValueError(
-            f"the network gives shape {tuple(found.shape)}; wanted exact ones like it, not {tuple(exact.shape)}"
+            f"the network gives shape {tuple(found.shape)}; wanted the shape of the exact results, {tuple(exact.shape)}"
         )
     before, after = exact.argmax(dim=1), found.argmax(dim=1)
     lost = None
@@ -119,7 +119,7 @@ def verify(found: Tensor, exact: Tensor, labels: Tensor | None) -> Verification:
 
 
 def _hidden_loss(difference: Tensor, exact: Tensor, deviation: Tensor) -> HiddenLoss | None:
-    """Compare errors of shape (n, classes, ...) with what varies, by output where there are enough numbers of each."""
+    """Compare errors of shape (n, classes, ...) with the variation, by output if each has enough numbers."""
     n_outputs = exact.shape[1]
     alone = exact.numel() >= ENOUGH * n_outputs
     if len(exact) < 2 or exact.numel() < ENOUGH:
@@ -144,16 +144,16 @@ def _hidden_loss(difference: Tensor, exact: Tensor, deviation: Tensor) -> Hidden
 
 
 def warn_of_hidden_loss(found: Verification, *, stacklevel: int) -> None:
-    """Warn of outputs whose error is much of what tells samples apart, although they are within their budget."""
+    """Warn of outputs whose error is a large share of their variation, although the error is within the budget."""
     lost = found.hidden
     if lost is None:
         return
     named = "they vary by" if lost.channel is None else f"output {lost.channel} varies by"
     less = 10.0 ** math.floor(math.log10(found.output_error * LOST / lost.error))
     warnings.warn(
-        f"{lost.n_lost} of {lost.n_outputs} outputs are off by much of what tells inputs apart: over the samples "
-        f"{named} {lost.varying:.1g} of the size, and half precision's error is {lost.error:.0%} of that, though only "
-        f"{found.output_error:.1g} of all outputs together; Budget(output_error={less:g}) leaves more at float32",
+        f"{lost.n_lost} of {lost.n_outputs} outputs have errors that are large beside their variation: over the "
+        f"samples {named} {lost.varying:.1g} of the size, and half precision's error is {lost.error:.0%} of that, but "
+        f"only {found.output_error:.1g} of all outputs together; Budget(output_error={less:g}) leaves more at float32",
         stacklevel=stacklevel + 1,
     )
 

@@ -1,8 +1,8 @@
 """What one run of a packed layer does: FLOPs, bytes, conversions, and how many numbers pass between its products.
 
-FLOPs and bytes make the bound; see `roofline`. The prediction counts what the routine executes besides: a vector that
-is not full takes as long as a full one, so that 24 outputs cost as much as 32 in a panel of 32; windows that reach
-outside the image skip the taps there; and blocks of depthwise outputs share what they load.
+FLOPs and bytes make the bound; see `roofline`. The prediction also counts what the routine executes: a vector that is
+not full takes as long as a full one, so that 24 outputs cost as much as 32 in a panel of 32; windows that reach outside
+the image skip the taps there; and blocks of depthwise outputs share what they load.
 """
 
 import functools
@@ -35,14 +35,14 @@ class Work:
         activation_bytes: Inputs, addends and outputs, each once.
         conversions: Numbers converted between binary16 and binary32.
         workspace_bytes: Intermediate results, written and read again.
-        slots: FLOPs that are executed, vectors that are not full counted as full; 0 for as many as `flops`.
-        numbers: Inputs and addends as they are loaded, vectors that are not full counted as full.
+        slots: Executed FLOPs, with vectors that are not full counted as full; 0 if they equal `flops`.
+        numbers: Inputs and addends that are loaded, with vectors that are not full counted as full.
         results: Outputs, counted in the same way.
-        function: What is applied to each result with more than a comparison; empty for none.
+        function: The function of each result, if it takes more than a comparison; else empty.
         routine: The class of routines, a key of `Roofs.attained`, or one that begins with such a key.
-        handed_bytes: Bytes of the activations that other layers hand to it, or it to them, in strips within a network.
+        handed_bytes: Bytes of activations that other layers hand to it, or it to them, in strips within a network.
         n_strips: How many strips there are, each of which reads the weights.
-        strip_bytes: What has to stay near meanwhile: weights of all layers that take part, and what is handed on.
+        strip_bytes: Bytes that must stay in near caches meanwhile: all weights of the chain, and what is handed on.
     """
 
     flops: float
@@ -75,7 +75,7 @@ class _Executed:
 
 
 def work_of(layer: Layer, native: Any, batch: int, strips: Strips | None = None) -> Work:
-    """Ask a packed layer what a batch makes it do, with other layers in strips or by itself."""
+    """Return the work of a packed layer for a batch, in strips with other layers or by itself."""
     n_in = math.prod(layer.input_shape) * N_BYTES[layer.input_dtype]
     n_out = math.prod(layer.output_shape) * N_BYTES[layer.output_dtype]
     n_added = layer.n_addend * N_BYTES[layer.addend_dtype]
@@ -103,7 +103,7 @@ def work_of(layer: Layer, native: Any, batch: int, strips: Strips | None = None)
 
 
 def _workspace(layer: Layer, native: Any, batch: int) -> float:
-    """The part of its workspace that a run uses: copies by place need theirs for numbers that they convert only."""
+    """Return the bytes of workspace that a run uses; a gather layer uses it only for numbers that it converts."""
     held = float(native.workspace_bytes(batch))
     return min(held, 4.0 * native.conversions(batch)) if layer.kind == "gather" else held
 
@@ -199,7 +199,7 @@ def _inside(geometry: WindowGeometry, axis: int, size: int, count: int) -> list[
 
 
 def _function(layer: Layer) -> str:
-    """The function whose time is counted by itself; empty where it is applied to sums in registers."""
+    """The function whose time is counted separately; empty if it is applied to sums in registers."""
     if layer.kind in ("activation", "multiply"):
         return layer.function
     in_registers = not layer.routine.startswith("depthwise") or layer.output_dtype == "float16"
@@ -207,10 +207,10 @@ def _function(layer: Layer) -> str:
 
 
 def routine_class(layer: Layer, batch: int, *, one_vector: bool = False) -> str:
-    """What routines of one speed have in common, from the general to the particular, with commas between them.
+    """Return the class of routines of one speed: properties from the general to the particular, joined by commas.
 
-    That is algorithm and storage of weights; the shape of the product; whether its panels are one vector wide; and how
-    activations are stored, where it is not as the weights are.
+    The properties are algorithm and storage of weights; the shape of the product; whether its panels are one vector
+    wide; and how activations are stored, if it is not as the weights are.
     """
     parts = [layer.routine if layer.kind in ("conv2d", "linear", "add") else layer.kind]
     if layer.kind == "activation":
