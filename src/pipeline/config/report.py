@@ -23,17 +23,10 @@ class PredictSpec(Section):
 
 
 class ReportSpec(Section):
-    """The spec of the stage `report`.
+    """The spec of the stage `report`: what the study made, by name.
 
-    Attributes:
-        seeds: The seeds of each training run.
-        runs: Labels of the training runs by name.
-        tuned: Runs whose options trials chose.
-        sweeps: The runs of each method, from the smallest batch to the largest.
-        converted: Runs whose network is converted and timed, and networks of files.
-        matrices: Names of the matrices.
-        scaling: Whether growth with the number of points was measured.
-        beside: Names of the studies that the verdicts are compared with.
+    Training runs have labels, and `sweeps` the runs of each method, from the smallest batch to the largest; `converted`
+    are runs and networks of files, and verdicts are compared with those of the studies `beside`.
     """
 
     study: str

@@ -52,14 +52,10 @@ def run(options: Namespace) -> None:
     beside = studies_beside(study.study.beside, CONFIG / "default.yaml")
     parts = {study.name: specs(study.study), **{name: other.specs for name, other in beside.items()}}
     manifests = [path for name in parts for path in manifests_of(RESULTS / name)]
-    wanted = [
-        (name, artefact)
-        for name, of_one in parts.items()
-        for artefact in [*artefacts_of(of_one["report"]), "report"]
-    ]
     missing = [
         artefact if name == study.name else f"{name}/{artefact}"
-        for name, artefact in wanted
+        for name, of_one in parts.items()
+        for artefact in [*artefacts_of(of_one["report"]), "report"]
         if RESULTS / name / artefact / MANIFEST not in manifests
     ]
     if missing:
@@ -205,9 +201,8 @@ def describe(
         },
         workflow,
         {"@id": "https://snakemake.github.io", "@type": "ComputerLanguage", "name": "Snakemake"},
+        *map(_action, manifests),
     ]
-    for path in manifests:
-        graph.append(_action(path))
     for name, file in files.items():
         if name != "Snakefile":
             entity: dict[str, Any] = {"@id": name, "@type": "File"}

@@ -26,19 +26,10 @@ MOVING = ("Cast", "Reorder", "Convert", "Transpose", "ReorderInput", "ReorderOut
 
 @dataclass(frozen=True)
 class Row:
-    """One layer as an engine ran it.
+    """One layer as an engine ran it; None and empty are what it doesn't say, or what didn't run at that precision.
 
-    Attributes:
-        layer: The engine's name for it.
-        kernel: What ran in half precision, by the engine's own account; at float32 if it ran there only.
-        kernel_fp32: What ran at float32.
-        seconds_fp32: Median at float32; None if there was no such layer.
-        seconds_half: Median in half precision; None if there was no such layer.
-        n_bytes: Moved in half precision, at least, or at float32 if it ran there only; None if the engine doesn't say.
-        flops: FLOPs of the layer's definition; None where the engine doesn't say.
-        bound: What limits it then; empty where the engine doesn't say what it moves.
-        error: What the layer's result is off by, relative to float64; None where the engine doesn't say.
-        reason: One sentence.
+    What ran in half precision and how many bytes that moved, at least, is told of float32 where the layer ran there
+    only. The error is relative to float64, and the reason one sentence.
     """
 
     layer: str

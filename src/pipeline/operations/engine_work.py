@@ -17,15 +17,10 @@ PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "FullyConnected")
 
 @dataclass(frozen=True)
 class Ran:
-    """One layer of one run.
+    """One layer of one run by the engine's own account: what ran, and its median wall time.
 
-    Attributes:
-        kernel: What ran, by the engine's own account.
-        seconds: Median wall time.
-        weight_bytes: Bytes of the constants that it reads; None where the engine doesn't say.
-        activation_bytes: Bytes of all else that it reads and writes; None where the engine doesn't say.
-        flops: How many FLOPs its definition has; None where that is not known.
-        in_pairs: Whether it multiplies numbers of bfloat16.
+    Weights are the constants that it reads, activations all else that it reads and writes; None is what the engine
+    doesn't say. Numbers of bfloat16 are multiplied `in_pairs`.
     """
 
     kernel: str

@@ -191,23 +191,10 @@ def _now(
 
 def plan(study: Path, target: Path) -> list[tuple[str, str, str]]:
     """Ask Snakemake what it would run for a target: outputs, rule and reason of every job."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            str(target),
-            "--configfile",
-            str(study),
-            "--cores",
-            "1",
-            "--dry-run",
-        ],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"NO_COLOR": "1"},
-        check=False,
-    )
+    command = [sys.executable, "-m", "snakemake", str(target), "--configfile", str(study)]
+    command += ["--cores", "1", "--dry-run"]
+    environment = os.environ | {"NO_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     said = done.stdout + done.stderr
     if done.returncode != 0:
         last = [line for line in said.splitlines() if line.strip()][-1:]

@@ -79,7 +79,8 @@ def missing_artefacts(
 
     The pages of the studies `beside` it count, too, by their paths below the folder of all results.
     """
-    culprits = {job: len(group) for group in map(_jobs_of, failed) for job in group}
+    groups = [list(getattr(one, "jobs", [one])) for one in failed]
+    culprits = {job: len(group) for group in groups for job in group}
     pages = {f"{study}/report" for study in beside}
     return {
         artefact: _reason(dag, job, culprits, folder)
@@ -87,11 +88,6 @@ def missing_artefacts(
         if not dag.finished(job)
         for artefact in [*_artefacts_of(job, folder), *pages.intersection(_artefacts_of(job, folder.parent))]
     }
-
-
-def _jobs_of(group: Any) -> list[Any]:
-    """The jobs of a group, or the one job."""
-    return list(getattr(group, "jobs", [group]))
 
 
 def _artefacts_of(job: Any, folder: Path) -> list[str]:

@@ -17,14 +17,10 @@ MOST_GATHERED = 2_000_000
 
 
 class Collectives:
-    """The operations of a `Communicator` in terms of torch's.
+    """The operations of a `Communicator` in terms of torch's, over gloo or nccl; group None is torch's default one.
 
     Small sums over gloo are taken by every process for itself, in the same order: they are bit-equal on all as far as
     the processors add equally, which a job on nodes of different kinds cannot rely on.
-
-    Attributes:
-        group: torch's process group, or None for its default one.
-        backend: gloo or nccl.
     """
 
     group: Any = None

@@ -178,11 +178,7 @@ class Counting:
 
 
 def counting_of(communicator: Communicator) -> Counting:
-    """Return a communicator that counts what passes through it, from zero.
-
-    Raises:
-        TypeError: If it is no communicator.
-    """
+    """Return a communicator that counts what passes through it, from zero; TypeError if it is none."""
     require_communicator(communicator)
     return Counting(communicator)
 

@@ -10,12 +10,10 @@ from pipeline.errors import ConfigError
 
 
 def choose_device(wanted: str, local_rank: int = 0, *, label: str = "") -> torch.device:
-    """Turn a study's `device` into a torch device.
+    """Turn a study's `device` into a torch device: cpu, cuda, or auto, which takes a GPU where there is one.
 
-    Args:
-        wanted: "cpu", "cuda" or "auto", which takes a GPU where there is one.
-        local_rank: This process's number on its node; processes of a node share its GPUs in turn.
-        label: Name of the job, which a refusal for want of a GPU tells.
+    Processes of a node share its GPUs in turn, by their `local_rank`. What is said for want of a GPU begins with
+    `label`.
 
     Raises:
         ConfigError: If "cuda" is wanted and there is no GPU.

@@ -43,11 +43,7 @@ def head(tensor: Tensor) -> int:
 
 
 def lengths_of(heads: Iterable[int]) -> list[int]:
-    """Return the lengths of the processes' tensors, which are to be gathered, from their heads.
-
-    Raises:
-        TypeError: If the types differ: the bytes of one would be read as numbers of the other.
-    """
+    """Return the lengths of the processes' tensors from their heads; TypeError if they are not all of one type."""
     lengths, kinds = zip(*(divmod(int(one), len(_TYPES)) for one in heads), strict=True)
     for rank, kind in enumerate(kinds):
         if kind != kinds[0]:

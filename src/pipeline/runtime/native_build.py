@@ -12,24 +12,25 @@ ROOT = Path(__file__).resolve().parents[2]
 def check_built(root: Path = ROOT) -> None:
     """Compare every built module with its sources, before anything is started.
 
-    An installed wheel has no build of its own: there is nothing to compare.
-
     Raises:
         ConfigError: If one is not built from these, or if the installation looks for a module in a file that is gone.
     """
-    if not (root.parent / "CMakeLists.txt").is_file():
-        return
-    _require_files()
-    for folder in sorted(root.glob("pipeline/*/native")):
+    folders = _folders(root)
+    if folders:
+        _require_files()
+    for folder in folders:
         library = library_of(folder)
         _compare(folder, digest_in(library) if library else None)
 
 
+def _folders(root: Path) -> list[Path]:
+    """The sources of native modules in a checkout; an installed wheel has no build of its own to compare."""
+    return sorted(root.glob("pipeline/*/native")) if (root.parent / "CMakeLists.txt").is_file() else []
+
+
 def check_loaded(root: Path = ROOT) -> None:
     """Raise ConfigError if a module that this process has loaded was built from other sources."""
-    if not (root.parent / "CMakeLists.txt").is_file():
-        return
-    for folder in sorted(root.glob("pipeline/*/native")):
+    for folder in _folders(root):
         module = sys.modules.get(_name(folder))
         if module is not None:
             _compare(folder, getattr(module, "SOURCES", "").removeprefix(MARK))

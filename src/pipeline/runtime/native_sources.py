@@ -14,11 +14,7 @@ MARK = "parsimony-sources:"
 
 
 def digest_of_sources(folder: Path) -> str:
-    """Digest the sources of a native module and the checkout's CMakeLists.txt, as 16 hexadecimal digits.
-
-    Args:
-        folder: The module's folder `native`, three folders below the checkout's `src`.
-    """
+    """Digest the sources in a module's folder `native` and the checkout's CMakeLists.txt, as 16 hexadecimal digits."""
     files = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*")

@@ -33,13 +33,8 @@ class NodeGroup:
     """The processes of a node, joined by its memory. Tensors live on the CPU.
 
     Each process adds up its share of a sum, over the processes in order: results are bit-equal on all. A piece of
-    memory has two halves, used in turns: one is written again only after a meeting which nobody reaches before
-    having read it.
-
-    Attributes:
-        memory: A piece for each process, of `2 * MOST_AT_ONCE` bytes.
-        members: All processes, in order.
-        rank: This process's number.
+    memory, `2 * MOST_AT_ONCE` bytes for each process, has two halves, used in turns: one is written again only after a
+    meeting which nobody reaches before having read it.
     """
 
     memory: NodeMemory

@@ -76,12 +76,9 @@ def together(communicator: Communicator) -> Iterator[None]:
 
 
 def require_alike(communicator: Communicator, values: Mapping[str, object]) -> None:
-    """Raise ConfigError on all processes unless all have passed the same; collective.
+    """Raise ConfigError on all processes unless all have passed the same values by the same names; collective.
 
-    Args:
-        communicator: The processes.
-        values: What is to be the same, by its name in the message; numbers, texts, lists and None. What is none of
-            these is compared by its words.
+    They are numbers, texts, lists and None; what is none of these is compared by its words.
     """
     told = json.dumps(values, default=_plain)
     texts = gather_text(communicator, told)

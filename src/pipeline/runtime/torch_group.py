@@ -50,10 +50,7 @@ TIMEOUT = timedelta(minutes=10)
 
 
 def local_address(other_nodes: Sequence[str]) -> str:
-    """Return the address at which other nodes of the job reach this node.
-
-    Args:
-        other_nodes: Their names; without any, the address is one that no other machine reaches.
+    """Return the address at which other nodes of the job reach this node; without any, no other machine reaches it.
 
     Raises:
         ConfigError: If the interface that `PARSIMONY_INTERFACE` names has no address, or no route leads to them.
@@ -114,10 +111,8 @@ def backend_for(device: torch.device, mpi: MpiCommunicator) -> str:
     """Return the backend: nccl if every process has a GPU of its own, else gloo.
 
     Processes that each see one GPU, bound to them by the launcher, all call it 0: GPUs are told apart by their
-    identifiers, and all processes decide by the same list.
-
-    Raises:
-        ConfigError: If some processes compute on a GPU and others don't: no backend joins them.
+    identifiers, and all processes decide by the same list. No backend joins processes with a GPU and others without,
+    which is a ConfigError.
     """
     own = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
     everybodys = [told.split() for told in mpi.all_gather_text(f"{socket.gethostname()} {device.type} {own}")]

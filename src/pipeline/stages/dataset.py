@@ -9,15 +9,11 @@ from pipeline.config.images import ImageData
 from pipeline.stages.parts.spec import read_spec, written
 
 
-def cache_folder() -> Path:
-    """Where fetched data stays between studies: `PARSIMONY_DATA`, or `.data` below the working folder."""
-    return Path(os.environ.get("PARSIMONY_DATA", ".data"))
-
-
 def run(options: Namespace) -> None:
     """Read the images, split them by seed, and note the mean and deviation of the training pixels."""
     spec = read_spec(options.spec, ImageData)
-    images, parts = spec.load(cache_folder())
+    # Where fetched data stays between studies.
+    images, parts = spec.load(Path(os.environ.get("PARSIMONY_DATA", ".data")))
     train = images.train_images[parts.train]
     with written(options, "dataset", spec) as draft:
         for name, indices in (("train", parts.train), ("validation", parts.validation)):

@@ -30,11 +30,7 @@ class _Trained(BaseModel):
 
 
 def run(options: Namespace) -> None:
-    """Predict for each method; no network of a larger batch is looked at.
-
-    Raises:
-        ArtifactError: If a run measured no noise, or is not among the networks.
-    """
+    """Predict for each method; no network of a larger batch is looked at."""
     spec = read_spec(options.spec, PredictSpec)
     networks = [Artifact.open(path, "network") for path in options.networks]
     methods = {}

@@ -66,7 +66,11 @@ def collect(
             description=spec.description,
             seeds=list(dict.fromkeys(chain.from_iterable(spec.seeds.values()))) if networks else [],
             dataset=dataset and page.Dataset(**dataset.model_dump(include=set(page.Dataset.model_fields))),
-            model=_model(*networks[0]) if networks else None,
+            model=page.ModelMetrics(
+                name=_trained(networks[0][0]).model.name, n_parameters=networks[0][1].n_parameters
+            )
+            if networks
+            else None,
         ),
         training={
             name: _run(name, label, networks, dataset.train_samples, tunings.get(name), spans)
@@ -103,10 +107,6 @@ def collect(
             arrays |= {f"{name}/{array}": points[name].array(array) for array in ("vertices", "triangles")}
             arrays[f"{name}/solution"] = solution.array("solution")
     return metrics, arrays
-
-
-def _model(network: Artifact, facts: NetworkFacts) -> page.ModelMetrics:
-    return page.ModelMetrics(name=_trained(network).model.name, n_parameters=facts.n_parameters)
 
 
 def _scaling(scaling: Artifact, spans: list[Span]) -> page.ScalingMetrics:

@@ -27,16 +27,9 @@ Arrays = dict[str, tuple[NDArray[Any], str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a solution says; but for its own rows a process may leave all of it to process 0.
+    """What a solution says: numbers for the report, lines of the log, arrays with units, tables and further files.
 
-    Attributes:
-        result: Numbers for the report.
-        lines: What the log tells.
-        rows: Arrays of which each process has its own rows.
-        arrays: Other arrays, with their units.
-        tables: Rows of tables.
-        files: What writes each of further files.
-        cost: What the solve took.
+    `rows` are arrays of which each process has its own rows; all else a process may leave to process 0.
     """
 
     result: Result | None = None
@@ -68,15 +61,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Solved:
-    """A solution with all that its answer is computed from.
+    """A solution, of which a process has own rows, with all that its answer is computed from; a product has no factors.
 
-    Attributes:
-        spec: What is to be answered.
-        points, compressed: The artefacts.
-        solution: Own rows.
-        of: The right-hand side of task solve, or the vectors of task product, in words.
-        communicator: The processes.
-        factorization: What the system was solved with; a product needs none.
+    It is the solution `of` a right-hand side, or a product of vectors, in words.
     """
 
     spec: SolveSpec
