@@ -32,8 +32,8 @@ class ImageData(Section):
     directory: str | None = Field(
         None,
         min_length=1,
-        description="Folder with four IDX files, or with train/CLASS/* and test/CLASS/*. Without one, Fashion-MNIST is "
-        "Debian's package, installed or fetched, or else the public copy.",
+        description="Folder with four IDX files, or with train/CLASS/* and test/CLASS/*. With null, Fashion-MNIST is "
+        "taken from Debian's package (installed or fetched) or from the public copy.",
     )
     path: str | None = Field(
         None,
@@ -49,14 +49,19 @@ class ImageData(Section):
     )
     train_samples: Count = Field(
         8192,
-        description="Training images, drawn from the training part by split_seed, each class in its share.",
+        description="Number of training images. They are drawn from the training part by split_seed, in the "
+        "proportions of the classes.",
     )
     validation_samples: Count = Field(
         4096,
-        description="Images of the training part on which hyper-parameters may be chosen. The test part is always used "
-        "whole.",
+        description="Number of images of the training part on which hyper-parameters may be chosen. The test part is "
+        "always used whole.",
     )
-    split_seed: Seed = Field(1234, description="Seed of the fixed split; training has seeds of its own.")
+    split_seed: Seed = Field(
+        1234,
+        description="Seed of the fixed split into training and validation images; "
+        "training has its own seeds.",
+    )
 
     def load(self, cache: Path) -> tuple[ImageSet, Split]:
         """Return the images and their fixed split; what is fetched is kept in `cache`."""

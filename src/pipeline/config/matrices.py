@@ -69,7 +69,7 @@ class Fit(Section):
     LATER: ClassVar[frozenset[str]] = frozenset({"max_iterations"})
 
     subsample: Annotated[int, Field(ge=FEWEST_FITTED, le=10**7)] | None = Field(
-        None, description="How many training points to use; null takes all."
+        None, description="Number of training points to use; null takes all."
     )
     seed: Seed = Field(0, description="Seed of the draw of these points.")
     max_iterations: Count | None = Field(
@@ -100,13 +100,14 @@ class Factor(Section):
     )
     parts: Count = Field(
         4,
-        description="Ranges of boxes that threads divide among them. The result depends on their number, not on that "
-        "of threads.",
+        description="Number of parts, ranges of boxes on which the threads work. The result depends on this number, "
+        "not on that of threads.",
     )
     balance: Literal["equal", "measured"] = Field(
         "equal",
-        description="How boxes are divided among processes: equally, or by speeds that are measured first, where nodes "
-        "are unlike; GPUs work in batches then, and the result depends on what was measured.",
+        description="How boxes are divided among processes: equal, or measured, which suits unlike nodes: in "
+        "proportion to speeds that are measured first. GPUs then work in batches, and the result depends "
+        "on the measurement.",
     )
 
 
@@ -114,8 +115,8 @@ class Grid(Section):
     """A grid over the box of the points."""
 
     spacing: Positive = Field(
-        description="Distance between its rows and between its columns, in the unit of the coordinates. It "
-        "makes 10,000,000 places at most."
+        description="Distance between the rows and between the columns of the grid, in the unit of the coordinates. "
+        "A grid has 10,000,000 places at most."
     )
 
 
@@ -125,8 +126,9 @@ class Predict(Section):
     path: str | None = Field(
         None,
         min_length=1,
-        description="File of the places: CSV, .npy, .npz, Parquet, NetCDF, GeoJSON or GeoTIFF, with the coordinates of "
-        "the points. Predictions are written in the format of its ending where that is .csv, .nc or .tif.",
+        description="File of the places: CSV, .npy, .npz, Parquet, NetCDF, GeoJSON or GeoTIFF, with the same "
+        "coordinates as the points. If it ends in .csv, .nc or .tif, predictions are written in that "
+        "format.",
     )
     coordinates: Annotated[tuple[ColumnName, ...] | None, ALL_DIFFERENT] = Field(
         None,
@@ -136,7 +138,8 @@ class Predict(Section):
     grid: Grid | None = Field(None, description="A grid over the box of the points, in place of a file.")
     format: Literal["csv", "nc", "tif"] | None = Field(
         None,
-        description="Format of the predictions: csv, nc (NetCDF) or tif (GeoTIFF); null follows path, or is nc.",
+        description="Format of the predictions: csv, nc (NetCDF) or tif (GeoTIFF); null takes that of path, or else "
+        "nc.",
     )
 
     @model_validator(mode="after")
@@ -183,14 +186,14 @@ class CompressSpec(Section):
     kernel: AnyKernel = Field(description="The kernel, by name.")
     nugget: NotNegative = Field(
         0.0,
-        description="Noise variance or ridge that is added to the diagonal, in units of the kernel's variance. Points "
-        "at the same place need one.",
+        description="Noise variance or ridge that is added to the diagonal, in units of the kernel's variance. "
+        "Points at the same place need one above 0.",
     )
     task: AskedTask
     fit: Fit | None = Field(
         None,
-        description="Choose length scale, variance and nugget by maximum likelihood on a part of the training points; "
-        "null takes those above. A kernel's length_scale: fit asks for it too.",
+        description="Choose length scale, variance and nugget by maximum likelihood on the training points; null "
+        "keeps those above. A kernel's length_scale: fit asks for it, too.",
     )
     compress: Compress = Field(default=Compress(), description="How the matrix is represented.")
 
@@ -206,30 +209,30 @@ class SolveSpec(Section):
     right_hand_side: str | None = Field(
         None,
         min_length=1,
-        description="Right-hand sides of task solve: a .npy file of shape (n,) or (n, m). Null takes the values at the "
-        "points, or ones where there are none.",
+        description="Right-hand sides of task solve: a .npy file of shape (n,) or (n, m). Null takes the values at "
+        "the points, or ones if points have no values.",
     )
     vectors: str | None = Field(
         None,
         min_length=1,
-        description="Vectors that task product multiplies: a .npy file of shape (n,) or (n, m). Null takes the values "
-        "at the points, or ones where there are none.",
+        description="Vectors that task product multiplies: a .npy file of shape (n,) or (n, m). Null takes the "
+        "values at the points, or ones if points have no values.",
     )
     samples: Count | None = Field(
         None,
-        description="How many samples task sample draws; null draws one. Samples times points are 1e9 numbers (8 GB) "
-        "at most, those of all processes together.",
+        description="Number of samples that task sample draws; null draws one. Samples times points are 1e9 numbers "
+        "(8 GB) at most, over all processes together.",
     )
     seed: Seed | None = Field(None, description="Seed of the samples; null is 0.")
     predict: Predict | None = Field(
         None,
-        description="Where task kriging predicts values and their standard deviations; null predicts the held-out ones "
-        "and a map.",
+        description="Where task kriging predicts values and their standard deviations; null predicts the held-out "
+        "values and a map.",
     )
     wave: Wave | None = Field(
         None,
         description="Wave that task scattering sends at the surface; null sends a plane wave along the third "
-        "coordinate at a soft one.",
+        "coordinate at a soft surface.",
     )
     factor: Factor = Field(default=Factor(), description="How the matrix is factorized.")
     solve: Solve = Field(default=Solve(), description="How systems are solved.")

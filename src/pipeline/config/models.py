@@ -16,10 +16,13 @@ class ModelSection(Section):
 
 
 class ImportedModel(ModelSection):
-    """A network of another library or of one's own."""
+    """A network of another library or of your own."""
 
     name: Literal["imported"] = "imported"
-    path: str = Field(pattern=IMPORT_PATTERN, description="What is called, as package.module:name.")
+    path: str = Field(
+        pattern=IMPORT_PATTERN,
+        description="Function or class that makes the network, as package.module:name.",
+    )
     options: dict[str, Any] = Field({}, description="Keyword arguments beside num_classes.")
 
 

@@ -54,13 +54,13 @@ class FilePoints(PointsSection):
     path: str = Field(
         min_length=1,
         description="The file: CSV with names in its first line, .npy of shape (n, columns), .npz, Parquet, NetCDF "
-        "(.nc), or GeoJSON (.geojson).",
+        "(.nc), GeoTIFF (.tif), or GeoJSON (.geojson).",
     )
     coordinates: Annotated[tuple[ColumnName, ...] | None, ALL_DIFFERENT] = Field(
         None,
         min_length=1,
-        description="Columns of the coordinates; null takes every column but the values'. Columns of a .npy file are "
-        "called 0, 1, and so on; the coordinates of GeoJSON lon and lat.",
+        description="Columns of the coordinates; null takes every column except those of the values. Columns of a "
+        ".npy file are called 0, 1, and so on; coordinates of GeoJSON are called lon and lat.",
     )
     crs: Annotated[str, AfterValidator(_coordinate_system)] = Field(
         "plane",
@@ -71,15 +71,16 @@ class FilePoints(PointsSection):
         None, description="Column of the values that are known at the points, or several columns."
     )
     unit: Unit | tuple[Unit, ...] = Field(
-        "", description="Unit of the values, or one for each; empty takes what the file tells."
+        "",
+        description="Unit of the values, or one unit for each column; empty takes the unit that the file states.",
     )
     n: Count | None = Field(None, description="How many places to use, drawn by seed; null takes them all.")
     held_out: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="Part of the points that is held out to judge predictions; null is 0.1 where there are values, and "
-        "none elsewhere.",
+        description="Part of the points that is held out to judge predictions; null is 0.1 if there are values, and "
+        "otherwise 0.",
     )
     seed: Seed = Field(0, description="Seed of the draw and of the held-out part.")
 
@@ -192,7 +193,7 @@ class OwnMesh(PointsSection):
 
     name: Literal["mesh"] = "mesh"
     path: str = Field(
-        min_length=1, description="The file: STL, OBJ, PLY, VTK or Gmsh (.msh). Equal vertices are made one."
+        min_length=1, description="The file: STL, OBJ, PLY, VTK or Gmsh (.msh). Equal vertices are merged."
     )
 
 

@@ -21,8 +21,8 @@ class Timing(Section):
 
     budget_points: Annotated[float, Field(ge=0, le=100)] = Field(
         0.1,
-        description="Accuracy on validation images that half precision may cost, in percentage points; beyond it "
-        "layers go back to float32.",
+        description="Accuracy on validation images that half precision may cost, in percentage points. If it costs "
+        "more, layers go back to float32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
@@ -39,8 +39,8 @@ class Timing(Section):
     )
     min_samples: Annotated[int, Field(ge=5, le=10**6)] = Field(
         60,
-        description="Samples of each layer's time, at least; disturbed ones count where undisturbed ones are too few "
-        "after 50 ms each.",
+        description="Smallest number of timings of each layer. Disturbed timings count only where undisturbed ones "
+        "are too few after 50 ms each.",
     )
 
 
@@ -71,11 +71,13 @@ class OwnNetwork(Section):
         f"tests. With a package's network also {PHOTOGRAPHS}, crops of photographs that packages carry.",
     )
     labels: str | None = Field(
-        None, min_length=1, description="Their classes, a .npy file of shape (n,); null where there are none."
+        None,
+        min_length=1,
+        description="Classes of the samples, a .npy file of shape (n,); null if there are none.",
     )
     budget: NetworkBudget = Field(
         default=NetworkBudget(),
-        description="What half precision may cost; beyond it layers go back to float32.",
+        description="What half precision may cost. If it costs more, layers go back to float32.",
     )
     batch_sizes: Annotated[tuple[BatchSize, ...] | None, ALL_DIFFERENT] = Field(
         None,
@@ -114,7 +116,8 @@ class Precision(Timing):
 
     runs: Annotated[tuple[Name, ...], ALL_DIFFERENT] = Field(
         (),
-        description="Training runs whose network, that of the first seed, is converted to half precision and timed.",
+        description="Training runs whose network is converted to half precision and timed. It is the network of the "
+        "first seed.",
     )
     networks: dict[Name, OwnNetwork] = Field(
         {},

@@ -31,8 +31,8 @@ class Study(Section):
     description: str = Field("", max_length=500, description="One or two sentences for the report.")
     beside: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
         {},
-        description="Other studies of training alone, each by its name with its file: they are computed in the same "
-        "call, and the page tells whether its verdicts hold in them, too.",
+        description="Other studies, by name and file, that only train. The same call computes them, and the page "
+        "says whether its verdicts hold there, too.",
     )
     seeds: Seeds = Field(
         (0, 1),

@@ -85,8 +85,8 @@ class Run(RunSpec):
     )
     search: dict[str, tuple[Positive, Positive]] = Field(
         {},
-        description="Range of each option to tune, such as lr: [0.01, 1.0] or mixup.alpha: [0.1, 1.0]. The logarithms "
-        "of options are drawn evenly; for momentum those of 1 - momentum.",
+        description="Range of each option to tune, such as lr: [0.01, 1.0] or mixup.alpha: [0.1, 1.0]. Options are "
+        "drawn evenly on a logarithmic scale; momentum by 1 - momentum.",
     )
 
     @model_validator(mode="after")
@@ -140,7 +140,7 @@ class Training(Section):
     runs: dict[Name, Run] = Field({}, description="Training runs by name; a study may have none.")
     test: bool = Field(
         True,
-        description="Whether finished networks are judged on the test images; false while hyper-parameters are "
+        description="Whether finished networks are judged on the test images. Set false while hyper-parameters are "
         "chosen on the validation images.",
     )
     claims: Roles | None = Field(None, description="Runs that the claims of large-batch training compare.")
@@ -151,15 +151,17 @@ class Training(Section):
     )
     trials: Annotated[int, Field(ge=0, le=10**4)] = Field(
         0,
-        description="Trials of every run that has a search; the best on the validation images is trained with all "
-        "seeds. 0: runs are trained as they stand.",
+        description="Number of trials of every run that has a search. The trial that is best on the validation "
+        "images is trained with all seeds. 0: runs are trained as they stand.",
     )
     final_seeds: Annotated[int, Field(ge=0, le=100)] = Field(
         0,
-        description="Further seeds with which the two best trials of each run are trained again; the better mean on "
-        "the validation images is chosen. 0: one seed decides.",
+        description="Number of further seeds with which the two best trials of each run are trained. The trial with "
+        "the better mean on the validation images is chosen. 0: one seed decides.",
     )
-    tuning_seed: Seed = Field(1000, description="Seed of the trials' drawn options, weights and order.")
+    tuning_seed: Seed = Field(
+        1000, description="Seed of the trials: of their options, initial weights and order of images."
+    )
 
     @property
     def tuned(self) -> list[str]:

@@ -34,8 +34,8 @@ def cnn(
         generator: Source of the initial weights, which live on its device.
         channels: Output channels of each convolution.
         hidden: Width of the hidden layer, which is `n_features`.
-        batch_norm: Batch normalization behind each convolution, which then has no bias; conversion to half precision
-            folds it away.
+        batch_norm: Whether batch normalization follows each convolution, which then has no bias. Conversion to half
+            precision folds it into the convolution.
     """
 
     def build() -> Classifier:
