@@ -9,7 +9,7 @@ from pipeline.report.content import Block, Column, Heading, Prose, Table
 from pipeline.report.metrics import Distribution
 
 _WAITING = {
-    "compress": "Time: that of building bases. Waiting, messages and sent: of what is exchanged for the level alone; "
+    "compress": "Time: the time to build bases. Waiting, messages and sent: what is exchanged for the level alone; "
     "what is exchanged for all levels at once is in the sums of the processes.",
     "solve": "Waiting: the part of the time in which the process waited for others, while it factorized and solved.",
 }

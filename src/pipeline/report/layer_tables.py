@@ -269,7 +269,7 @@ def _disturbed(timings: Sequence[TimingRow]) -> str:
     if not any(kept):
         return ""
     return (
-        " Counted although other work disturbed them, as there were hardly any others: "
+        " Other work disturbed some timings that are counted, because there were hardly any others: "
         f"{f.plural(sum(kept), 'sample')} of {f.plural(sum(map(bool, kept)), 'row')}."
     )
 

@@ -179,7 +179,7 @@ def coverage_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
             data.add(axes, promised, held, float(promised), float(held))
         last = int(np.argmin(np.abs(level - 0.95)))
         words = (
-            f"Intervals that promise to hold {percent(level[last], 0)} of the held-out values hold "
+            f"Intervals that should hold {percent(level[last], 0)} of the held-out values hold "
             f"{percent(found[last], 1)} of them."
         )
         return finish(figure, name=f"coverage-{name}", description=words, data=data)
@@ -214,10 +214,10 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
         axes.legend()
         words = (
             "Variogram: the semivariance of pairs of points by their distance. The errors of prediction are found by "
-            "leaving out one known point at a time and predicting it from the rest. Where the model is right, the "
+            "leaving out one known point at a time and predicting it from the rest. If the model is right, the "
             "semivariance of these errors, divided by their standard deviations, is near 1 between distant points. "
-            "It is somewhat above 1 between neighbors, each of which is predicted from the other. Well below 1, it "
-            "tells that neighbors err alike, by what the model lacks. Here it "
+            "Between neighbors it is somewhat above 1, because each is predicted from the other. A value well below 1 "
+            "shows that neighbors have similar errors, which the model does not explain. Here it "
             f"lies between {decimal(float(residuals.min()), 2)} and {decimal(float(residuals.max()), 2)}."
         )
         return finish(figure, name=f"variogram-{name}", description=words, data=data)

@@ -77,16 +77,16 @@ def _above_the_roof(network: Converted) -> str:
     if beaten:
         subject = "One timing beats its roof" if beaten == 1 else f"{count(beaten)} timings beat their roof"
         return (
-            f" {subject} by more than 5 %: it was measured too low, as beside other programs on the same machine, or "
-            "does not hold for the routine that ran."
+            f" {subject} by more than 5 %: it was measured too low, for example because other programs ran, or "
+            "it does not hold for the routine that ran."
         )
     peaks = arithmetic_peaks(network.timings, network.roofs).values()
     rates = [row.gflops for row in network.timings if is_number(row.gflops)]
     if not peaks or not any(rate > 1.05 * max(peaks) for rate in rates):
         return ""
     return (
-        " A layer may be above the roof: work is counted by its definition, of which Winograd's algorithm leaves out a "
-        "part."
+        " A layer may be above the roof, because work is counted by the layer's definition, and Winograd's algorithm "
+        "does less."
     )
 
 

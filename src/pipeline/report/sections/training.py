@@ -57,10 +57,10 @@ def _claims(training: Runs, roles: RoleMetrics | None) -> Verdicts | None:
     if not claims:
         return None
     note = (
-        "Verdicts: a difference counts if its 90 % interval (Student's t of the differences seed by seed, over the "
-        "seeds that both runs have) lies wholly on one side. "
+        "Verdicts: a difference counts if its 90 % interval lies wholly on one side (Student's t of the differences "
+        "seed by seed, over the seeds that both runs have). "
         f"A claim of several differences holds if all do. “At the level of” allows {MARGIN:g} percentage points. "
-        "One seed leaves a claim undecided, and no claim holds for a run of which a seed diverged."
+        "One seed leaves a claim undecided, and no claim holds for a run if one of its seeds diverged."
     )
     return Verdicts(tuple((c.statement, c.verdict, c.evidence) for c in claims), note)
 
