@@ -65,6 +65,7 @@ def test_training_alone_makes_a_page_without_matrices(bench):
     page = page_of(bench)
     assert 'id="steps"' in page
     assert 'id="numbers"' not in page
+    assert "Options of every run" in page
 
 
 def test_a_seed_that_diverged_leaves_a_page_of_the_others_that_says_so(bench, monkeypatch):

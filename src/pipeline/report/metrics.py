@@ -7,7 +7,7 @@ numbers are ``None`` and print as a dash.
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from pipeline.artifacts.results.critical_batch import Prediction
 from pipeline.artifacts.results.facts import Number
@@ -103,7 +103,11 @@ class SeedResult(MetricsPart):
 
 
 class RunMetrics(MetricsPart):
-    """One way of training, over its seeds."""
+    """One way of training, over its seeds.
+
+    Attributes:
+        options: What its networks were trained with, as their spec has it.
+    """
 
     label: str
     optimizer: str
@@ -112,6 +116,7 @@ class RunMetrics(MetricsPart):
     epochs: int
     smoothing: list[str] = []
     processes: int = 1
+    options: dict[str, JsonValue] = {}
     tuning: TuningFacts | None = None
     seeds: dict[str, SeedResult]
 

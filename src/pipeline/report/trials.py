@@ -27,6 +27,7 @@ def trials(training: Runs) -> Table | None:
         "ranges. Each trial is a whole training with a seed of its own; the best accuracy on validation images was "
         f"chosen.{repeated if n_repeats else ''}",
         details=tuple(_details(tuning) for tuning in tuned.values()),
+        fold=True,
     )
 
 

@@ -40,8 +40,9 @@ def _lead(metrics: Metrics, names: Mapping[str, str]) -> str:
             said.append(
                 f"of {plural(len(common), 'claim')}, {count(same)} get the same verdict on {names[name]}"
             )
-    text = "; ".join(said) or "No claim is judged both here and there"
-    return f"{text[0].upper()}{text[1:]}. Each study judges by its own images, networks and trials."
+    judges = "Each study judges by its own images, networks and trials."
+    text = "; ".join(said) or ("No claim is judged both here and there" if here else "")
+    return f"{text[0].upper()}{text[1:]}. {judges}" if text else judges
 
 
 def _claims(studies: Mapping[str, Metrics]) -> Table | None:

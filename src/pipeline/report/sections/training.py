@@ -11,6 +11,7 @@ from pipeline.report.critical_batches import critical_batches
 from pipeline.report.figures.training import MOST_DRAWN, final_scores, learning_curves, legend
 from pipeline.report.formatting import count, percent, plural, with_percent
 from pipeline.report.metrics import Metrics, RoleMetrics
+from pipeline.report.options import options
 from pipeline.report.runs import (
     Runs,
     accuracy_on_test,
@@ -100,6 +101,7 @@ def _tables(
         best_by_batch(training) if roles is not None else None,
         swept,
         trials(training),
+        options(training),
         tables.minima(training, target_loss(large) if large else None),
         *(tables.methods_by_batch(training, of, caption, usual) for of, caption, usual in crossed),
         tables.factors(claimed(training, roles, MOST_DRAWN)),

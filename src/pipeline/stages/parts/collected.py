@@ -184,6 +184,7 @@ def _run(
         epochs=recipe.epochs,
         smoothing=[smoothing.in_words() for smoothing in recipe.smoothing],
         processes=mine[0][1].processes,
+        options=mine[0][0].manifest["spec"]["run"],
         tuning=tuning,
         seeds={str(facts.seed): _seed(recipe, network, facts, spans) for network, facts in mine},
     )

@@ -1,0 +1,67 @@
+"""The table of options: how each network was trained."""
+
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from pipeline.report.content import Column, Table
+from pipeline.report.formatting import DASH, is_number, setting
+from pipeline.report.runs import OPTIMIZERS, Runs, label_of
+
+#: Options of a run that have a column of their own, or stand in the table of scores.
+ELSEWHERE = ("optimizer", "smoothing", "augmentation", "batch_size", "train_samples")
+
+
+def options(training: Runs) -> Table | None:
+    """One row per run, folded: the options that its networks were trained with, those that trials chose included."""
+    rows = tuple(
+        (
+            label_of(name, run),
+            f"{OPTIMIZERS[run.optimizer]}: {_values(_without_name(run.options['optimizer']))}",
+            "; ".join(
+                _named(each) for key in ("smoothing", "augmentation") for each in _list(run.options.get(key))
+            )
+            or DASH,
+            _values({key: value for key, value in run.options.items() if key not in ELSEWHERE}),
+        )
+        for name, run in training.items()
+        if run.options
+    )
+    titles = ("Run", Column("Optimizer"), Column("Smoothing and augmentation"), Column("Passes"))
+    return Table.of("Options of every run", titles, rows, fold=True) if rows else None
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
+
+
+def _named(value: JsonValue) -> str:
+    """Write `{name: mixup, alpha: 0.4}` as "mixup: alpha 0.4"."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ": ".join(filter(None, (_words(str(value.get("name", ""))), _values(_without_name(value)))))
+
+
+def _without_name(value: JsonValue) -> dict[str, JsonValue]:
+    return {key: option for key, option in value.items() if key != "name"} if isinstance(value, dict) else {}
+
+
+def _values(values: Mapping[str, JsonValue]) -> str:
+    """List options with their values; those that are off are left out."""
+    return ", ".join(
+        f"{_words(key)} {_value(value)}".rstrip()
+        for key, value in values.items()
+        if value is not None and value is not False
+    )
+
+
+def _value(value: JsonValue) -> str:
+    if value is True:
+        return ""
+    if isinstance(value, Mapping):
+        return _named(value)
+    return setting(value) if is_number(value) else str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
