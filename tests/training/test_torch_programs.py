@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from warm_starts import run_python
@@ -41,6 +40,10 @@ def batch(seed=0):
 
 
 def test_sharded_weights_are_refused_by_name(group_of_one):
+    from torch.distributed.fsdp import (
+        fully_shard,
+    )  # takes a second, which every process of the tests would spend
+
     model = network()
     fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
     with pytest.raises(
