@@ -14,6 +14,7 @@ from pipeline.config.loading import validate
 from pipeline.config.specs import specs
 from pipeline.precision import attained, measure_attained, measure_roofs
 from pipeline.precision.roofline import TYPICAL
+from pipeline.runtime.git import commit, is_dirty
 
 STUDY = {
     "study": "stages",
@@ -117,6 +118,15 @@ def _quick_roofs():
         patch.setattr("pipeline.precision.roofline.cache_sizes", lambda: dict(TYPICAL))
         patch.setattr(attained, "SAMPLING", replace(attained.SAMPLING, n_samples=1, n_at_least=1, n_warm=1))
         patch.setattr("pipeline.stages.time_layers.measure_attained", attained_below)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _git_asked_once():
+    """Ask git once: every artefact tells its commit, which three programs are started for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.runtime.provenance.commit", cache(commit))
+        patch.setattr("pipeline.runtime.provenance.is_dirty", cache(is_dirty))
         yield
 
 
