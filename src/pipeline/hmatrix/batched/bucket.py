@@ -23,7 +23,7 @@ class BrokenDown(Exception):
 
 @dataclass(eq=False)
 class Recorded:
-    """What a level leaves, as it grows."""
+    """The results of a level, as they are added."""
 
     eliminations: list[Elimination]
     determinants: list[Tensor]
@@ -49,18 +49,18 @@ def eliminate_bucket(
 ) -> tuple[Tensor, Tensor]:
     """Eliminate the redundant unknowns of boxes, given their bases and near boxes (b, p), -1 for padding.
 
-    With D for redundant unknowns, S for skeletons and N for these and what is left of the near boxes, unknowns D less
-    T^T S are free of the far field: W = A_ND - A_NS T, V^T = A_DN - T^T A_SN, X = A_DD - A_DS T - T^T W_S, and the
-    others are updated by - W X^-1 V^T.
+    Let D be the redundant unknowns, S the skeletons, and N the skeletons and the unknowns left of the near boxes. D
+    less T^T S is decoupled from the far field: W = A_ND - A_NS T, V^T = A_DN - T^T A_SN, X = A_DD - A_DS T - T^T W_S,
+    and the block of N is updated by - W X^-1 V^T.
 
     Args:
         kind: "cholesky", "ldlt" or "lu".
         store: Type of the steps.
         matrix: The matrix of the level.
         boxes, others: The boxes, shape (b,), and near ones, shape (b, p).
-        basis: Their bases.
-        recorded: What the level leaves.
-        told: Shape (b,), boxes whose update others are told in the type of the steps: it is rounded to it here as well.
+        basis: Bases of the boxes.
+        recorded: The results of the level, to which these are added.
+        told: Shape (b,), boxes whose update is sent to others in the type of the steps: here it is rounded as well.
 
     Returns:
         The factors of the update, shapes (b, k + r, d) and (b, d, k + r).
@@ -140,7 +140,7 @@ def _cholesky(X: Tensor, places: Tensor) -> Tensor:
             block.dtype.name
         ]
         found, info = potrf(block, lower=1)
-        # Where LAPACK passes what the device did not, the pivot that is least beside its diagonal entry is to blame.
+        # If LAPACK accepts a block that the device did not, blame the least pivot relative to its diagonal entry.
         squares = np.diag(found) ** 2
         bad = np.flatnonzero(~(squares > 8 * epsilon * np.diag(block)))
         i = info - 1 if info > 0 else int(bad[0]) if len(bad) else int(np.argmin(squares / np.diag(block)))

@@ -1,6 +1,6 @@
 """Nested bases on a device: build.cpp's mathematics, a bucket of boxes at once.
 
-They are kept in the host's memory, as all H2 matrices are.
+The bases are kept in the host's memory, as all H2 matrices are.
 """
 
 import time
@@ -47,7 +47,7 @@ def nested_basis(kernel: DeviceKernel, field: FarField, wanted: WantedBasis) -> 
 
     Args:
         kernel: Entries.
-        field: Far fields of the boxes: those of the sources, or of the targets where the rows are wanted.
+        field: Far fields of the boxes: those of the sources, or of the targets for bases of the rows.
         wanted: Which bases, and how.
     """
     tree, most = field.own, field.sampling.largest_box
@@ -113,7 +113,7 @@ def _bases(
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """What a level leaves to the next, and to the basis; each array has one more element, for padding.
+    """Results of a level for the next level and the basis; each array has one more element, for padding.
 
     Attributes:
         points, energy: Places of all boxes' skeletons, and the standard deviation of a skeleton's coefficient for

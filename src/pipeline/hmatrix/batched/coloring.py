@@ -1,4 +1,4 @@
-"""Colors: boxes of one are eliminated at once."""
+"""Colors of boxes: boxes of one color are eliminated at once."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ def near_of_level(tree: ClusterTree, near: Lists, level: int) -> csr_array:
 
 
 def within_two_steps(near: csr_array) -> csr_array:
-    """Return which boxes have a near box in common: those whose block an elimination may touch."""
+    """Return which pairs of boxes have a near box in common: an elimination may touch their block."""
     return csr_array(near @ near)
 
 

@@ -16,7 +16,7 @@ from pipeline.hmatrix.batched.padding import LARGEST, Integers, ranges, to_devic
 from pipeline.hmatrix.cluster import ClusterTree
 from pipeline.hmatrix.skeleton import FarSampling
 
-_CHECK = 0.4  # of the rows, for a check
+_CHECK = 0.4  # share of the rows, for a check
 _ALLOWED = 3.0  # times the budget on fresh rows: those of the sample are fitted
 _OVERSAMPLED = 5  # rows for each skeleton
 _ROUNDING = 2e3  # times epsilon squared and the squared norm: no basis does better
@@ -28,7 +28,7 @@ RowEntries = Callable[
 
 @dataclass(frozen=True)
 class FarField:
-    """What boxes of a tree have far from them, in another tree or the same."""
+    """Far fields of a tree's boxes, in another tree or the same."""
 
     own: ClusterTree
     other: ClusterTree
@@ -38,7 +38,7 @@ class FarField:
     def sample(
         self, boxes: Integers, rows: float, number: int, device: torch.device
     ) -> tuple[Tensor, Tensor, Integers, NDArray[np.bool_]]:
-        """Return places (b, m) and weights (b, m), 0 for padding, how many there are and whether these are all."""
+        """Return places and weights (b, m), weight 0 for padding, their numbers and whether they are the far field."""
         start, points, weights, complete = _native.sample_far(
             self.own.native, self.other.native, self.far.start, self.far.boxes, boxes.astype(np.int32), rows, number
         )  # fmt: skip
@@ -64,7 +64,7 @@ class BoxBases:
     rank: Integers
 
     def part(self, which: Integers, n: Integers) -> "BoxBases":
-        """Return those of some boxes, of n unknowns each, without the padding that only others need."""
+        """Return the bases of some boxes, of n unknowns each, without the padding that only others need."""
         index, rank = to_device(which, self.T.device), self.rank[which]
         k, d = int(rank.max(initial=0)), int((n[which] - rank).max(initial=0))
         skeletons, redundant = (
@@ -79,7 +79,7 @@ def compress(
 ) -> BoxBases:
     """Choose skeletons of boxes, none of whose unknowns have been eliminated.
 
-    Far blocks that updates have touched are no longer the kernel's, and are taken as they are.
+    Far blocks that updates have changed are no longer the kernel's, and are read from the matrix.
 
     Args:
         matrix: The matrix of the level.
@@ -123,9 +123,8 @@ def adaptive_bases(
 ) -> BoxBases:
     """Choose skeletons from a sample of the far field, and from rows that are known exactly.
 
-    A basis has to serve fresh rows; where it does not, or its rank comes near the number of rows, twice as many are
-    sampled; in the end the far field is complete. Boxes are taken by halves while their rows are more than `LARGEST`
-    elements.
+    A basis is checked on fresh rows. If it fails, or its rank comes near the number of rows, twice as many are sampled,
+    up to the complete far field. Groups of boxes are halved while their rows have more than `LARGEST` elements.
 
     Args:
         field: Far fields of the boxes.
@@ -134,8 +133,8 @@ def adaptive_bases(
         unknowns: Shape (b, largest n), their numbers in the level, padded with `n_unknowns`.
         ways: Blocks of far rows and the boxes' unknowns, of each matrix that shares the basis.
         exact: Shape (b, m, n), further rows.
-        n_exact: Shape (b,), how many they are.
-        scale: Shape (b, n), with which weight columns count; none is 1.
+        n_exact: Shape (b,), number of further rows.
+        scale: Shape (b, n), weights of the columns; 1 if left out.
     """
     device, budget = exact.device, field.sampling.budget
     present = to_device(np.arange(n.max()) < n[:, None], device)
@@ -175,7 +174,7 @@ def adaptive_bases(
 
 
 def _joined(parts: list[tuple[Integers, Bases]]) -> Bases:
-    """Put bases of parts of a bucket into its order."""
+    """Join the bases of parts of a bucket in the bucket's order."""
     back = np.argsort(np.concatenate([which for which, _ in parts]), kind="stable")
     index = to_device(back, parts[0][1].P.device)
     return Bases(
@@ -193,7 +192,7 @@ def _box_bases(
     n: Integers,
     scale: Tensor | None,
 ) -> BoxBases:
-    """Put skeletons, in the order of their turns, before the others, and take T from between them."""
+    """Order unknowns with skeletons first, by their turns, and take T from between the two."""
     device, (b, width), rank = unknowns.device, unknowns.shape, bases.rank
     order = torch.where(present, bases.turn, width + 1).argsort(dim=1, stable=True)  # padding comes last
 

@@ -1,9 +1,9 @@
 """Strong recursive skeletonization by level and color: eliminate.cpp's mathematics, a bucket of boxes at once.
 
 Boxes of a color have no near box in common, so that their eliminations write different blocks. They may still be
-coupled by what earlier colors and levels left between far boxes: all of a color are compressed, such blocks included,
-before the first of them is eliminated. Then redundant unknowns of different boxes are decoupled [1], and the order
-within a color does not matter.
+coupled by blocks that earlier colors and levels filled between far boxes. All boxes of a color are therefore
+compressed, such blocks included, before the first of them is eliminated. Then redundant unknowns of different boxes are
+decoupled [1], and the order within a color does not matter.
 
 The host waits for the device a few times for each bucket, to learn ranks and whether pivots are sound.
 
@@ -49,7 +49,7 @@ class BatchedProblem:
         sampling: How far fields are sampled.
         dense_end: Unknowns that are left to one dense factorization.
         device: The device that computes.
-        progress: Told of the boxes done.
+        progress: Called with the number of boxes done and of all boxes.
         correction: Sparse entries of near blocks, in tree order, beyond the kernel's.
     """
 
@@ -72,7 +72,7 @@ def eliminate(problem: BatchedProblem) -> tuple[tuple[BatchedSteps, ...], Failur
     """Factorize k(points, points) + diagonal.
 
     Returns:
-        The levels, leaves first and the dense end last, and None, or what broke down.
+        The levels, leaves first and the dense end last, and None or the failure.
     """
     tree, levels = problem.tree, list[BatchedSteps]()
     level, stop = tree.n_levels - 1, problem.lists.first_far_level(tree)
@@ -147,7 +147,7 @@ def _merged(problem: BatchedProblem, below: LevelMatrix, level: int | None) -> L
 
 
 def _eliminate_level(problem: BatchedProblem, matrix: LevelMatrix, level: int) -> Recorded:
-    """Eliminate what is redundant in the boxes of a level, color by color."""
+    """Eliminate the redundant unknowns of the boxes of a level, color by color."""
     near = near_of_level(problem.tree, problem.lists.near, level)
     first_box = int(problem.tree.level_start[level])
     field = FarField(problem.tree, problem.tree, problem.lists.far, problem.sampling)
@@ -183,7 +183,7 @@ def _eliminate_level(problem: BatchedProblem, matrix: LevelMatrix, level: int) -
 
 
 def _dense_end(problem: BatchedProblem, matrix: LevelMatrix) -> Recorded:
-    """Eliminate all that is left as one box."""
+    """Eliminate all unknowns that are left as one box."""
     recorded = Recorded([], [], np.array([1, matrix.n_unknowns, 0], np.int32))
     if matrix.n_unknowns:
         box, nothing = np.zeros(1, np.int64), np.zeros((1, 0), np.int64)

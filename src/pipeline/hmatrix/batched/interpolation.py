@@ -1,8 +1,8 @@
 """The interpolative decomposition of many matrices at once: skeleton.hpp's mathematics without reordering.
 
 A basis is a matrix P of shape (n, n) with M ~ M P: rows of unknowns that are no skeletons are zero, columns of
-skeletons are unit vectors, and the others hold T. What one pass leaves, M - M P ~ (M - M P) Q, the next one expresses
-by new skeletons: M ~ M (P + Q - P Q). So stages join by products alone, and padding is columns of zeros.
+skeletons are unit vectors, and the others hold T. The next pass expresses the residual by new skeletons, M - M P ~
+(M - M P) Q, so that M ~ M (P + Q - P Q). Passes are thus joined by products alone, and padding is columns of zeros.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.hmatrix.batched.padding import to_host
 
-_CHECKED_EVERY = 16  # pivots, whether any matrix wants more: the host waits for the answer
+_CHECKED_EVERY = 16  # pivots between checks whether any matrix needs more: the host waits for the answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +35,10 @@ class Bases:
 def interpolate(M: Tensor, budget: float) -> Bases:
     """Choose skeletons among the columns of each matrix.
 
-    They are the pivots of a Cholesky factorization of the Gram matrix, which knows the squared residual to rounding of
-    its trace; where less is asked for, the residual's own Gram matrix carries on. Costs O(m n^2) in products of
-    matrices and O(n^2 k) in the pivoted factorization, whose k steps are taken one by one for the whole bucket.
+    The skeletons are the pivots of a Cholesky factorization of the Gram matrix, in which the squared residual has an
+    error of the rounding of the trace. If the budget is smaller, the residual's own Gram matrix is factorized next.
+    Costs O(m n^2) in products of matrices and O(n^2 k) in the pivoted factorization, whose k steps are taken one by one
+    for the whole bucket.
 
     Args:
         M: Shape (b, m, n), real or complex.
@@ -78,7 +79,7 @@ def _pass(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
     rows = pivots.clamp(max=n - 1)[:, :, None].expand(b, k, k)
     corner = L.gather(1, rows).where(present[:, :, None], 0)
     corner = corner + torch.diag_embed((~present).to(L.dtype))
-    # Column j of what is left is the pivots' columns times conj((L corner^-1)[j]), however L's columns are scaled.
+    # Any other column j is the pivots' columns times conj((L corner^-1)[j]), however L's columns are scaled.
     Z = torch.linalg.solve_triangular(corner, L, upper=False, left=False)
     Q = gram.new_zeros(b, n + 1, n)
     Q.scatter_(1, pivots[:, :, None].expand(b, k, n), Z.mH.where(present[:, :, None], 0))
@@ -86,10 +87,10 @@ def _pass(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pivoted_cholesky(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
-    """Factorize until what is left of each trace is at most `enough`. Overwrites `gram`.
+    """Factorize until the residual trace of each matrix is at most `enough`. Overwrites `gram`.
 
-    A pivot costs five operations on the whole bucket. A matrix that is done goes on with the others, to no effect on
-    them, and its pivots from there on are dropped in the end.
+    A pivot costs five operations on the whole bucket. A matrix that is done goes on with the others without affecting
+    them; its further pivots are dropped in the end.
 
     Returns:
         Pivots, shape (b, k), n where a matrix needs no more, and L of shape (b, n, k), rows in the order of the
@@ -118,5 +119,5 @@ def _pivoted_cholesky(gram: Tensor, enough: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _going(rest: Tensor, value: Tensor, enough: Tensor) -> Tensor:
-    """Return for each step so far, shape (k, b), whether a matrix takes it: wants more, and has a positive pivot."""
+    """Return for each step so far, shape (k, b), if a matrix takes it: it needs more, and its pivot is positive."""
     return ((rest > enough) & (value > 0)).int().cumprod(0) > 0

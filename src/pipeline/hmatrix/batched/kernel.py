@@ -1,4 +1,4 @@
-"""A kernel's entries on a device: blocks of many boxes at once, and what is kept of them in the host's memory."""
+"""A kernel's entries on a device: blocks of many boxes at once, which are kept in the host's memory."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +32,7 @@ class DeviceKernel:
         return rows, rows if self.rows is self.columns else to_device(self.columns.points, self.device)
 
     def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the blocks of places (b, m) and (b, n) of the tree orders; places behind the last are any points."""
+        """Return the blocks of places (b, m) and (b, n) of the tree orders; places after the last are any points."""
         chosen = (
             points[places.clamp(max=max(len(points) - 1, 0))]
             for points, places in zip(self._points, (rows, columns), strict=True)
@@ -129,7 +129,7 @@ class MissingPoint(Exception):
 
 
 class KeptEntries:
-    """A kernel between those points that are kept here, and what is added to their diagonal, by places of the tree."""
+    """A kernel between the points that are kept here, and their diagonal term, by places of the tree order."""
 
     def __init__(
         self,
@@ -145,8 +145,8 @@ class KeptEntries:
         Args:
             kernel: The kernel.
             kept: The points.
-            diagonal: What is added to the diagonal, of own points and then of others.
-            n_points: Points of the tree; places from here on are padding, whose entries are any.
+            diagonal: Diagonal term of own points, then of others.
+            n_points: Points of the tree; places from here on are padding, with arbitrary entries.
             computed: Type of the entries.
             device: The device.
         """
@@ -160,12 +160,12 @@ class KeptEntries:
         """Return the blocks of places (b, m) and (b, n).
 
         Raises:
-            MissingPoint: If one of them is not kept here.
+            MissingPoint: If the point of a place is not kept here.
         """
         return self.kernel(self._points[self._at(rows)], self._points[self._at(columns)]).to(self.computed)
 
     def diagonal(self, places: Tensor) -> Tensor:
-        """Return what is added to the diagonal at places."""
+        """Return the diagonal term at places."""
         return self._diagonal[self._at(places)]
 
     def _at(self, places: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Lists of different lengths as rows of one array, and what crosses between host and device.
+"""Lists of different lengths as rows of one array, and copies between host and device.
 
-Everything that the host learns of numbers goes through `to_host`, which waits for the device.
+The host gets numbers of the device through `to_host` alone, which waits for the device.
 """
 
 from collections.abc import Iterator
@@ -52,11 +52,13 @@ def chained(counts: NDArray[Any]) -> tuple[Integers, Integers]:
 
 
 def buckets(heights: NDArray[Any], widths: NDArray[Any]) -> Iterator[Integers]:
-    """Divide arrays of like sizes into buckets, the largest first.
+    """Divide arrays into buckets of similar sizes, the largest first.
+
+    The arrays of a bucket, padded to the largest height and width, have at most `LARGEST` elements together.
 
     Args:
-        heights: Shape (b,), of an array for each; what is like above all.
-        widths: Shape (b,). All of a bucket have at most `LARGEST` elements, padded to the largest height and width.
+        heights: Height of each array, shape (b,); arrays are sorted by height first.
+        widths: Width of each array, shape (b,).
     """
     order = np.lexsort((-widths, -heights))
     first, height, width, true = 0, 0, 0, 0

@@ -2,7 +2,7 @@
 
 It does what `Part` of native/eliminate.hpp does, by the same messages: records of boxes that it eliminated, blocks and
 unknowns that are handed over. The boxes of a phase are taken color by color, as elimination.py takes those of a level.
-Steps come to the host in the layout of native/eliminate.hpp, so that solves do not ask who made them.
+Steps come to the host in the layout of native/eliminate.hpp, so that solves are the same for both kinds of parts.
 """
 
 from typing import Any
@@ -34,11 +34,11 @@ _NOTHING = np.zeros(0, np.int32)
 
 
 class BatchedPart:
-    """Boxes of one level at a time: own ones, and ghosts, of which unknowns are known and blocks with own boxes kept.
+    """Boxes of one level at a time: own boxes, and ghosts, whose unknowns and blocks with own boxes are kept.
 
     Attributes:
-        flops: Operations of eliminations; what evaluating and compressing takes is not counted.
-        peak_bytes: Most bytes of blocks and steps that were held.
+        flops: Operations of eliminations, without those of evaluation and compression.
+        peak_bytes: Largest number of bytes of blocks and steps held at a time.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class BatchedPart:
         self._level, self._first = level, int(self._tree.level_start[level])
         self._n_boxes = int(self._tree.level_start[level + 1]) - self._first
         near = near_of_level(self._tree, self._near_lists, level)
-        # Lists of boxes at two steps from own ones may be left out: what is near to them is told by the other side.
+        # Lists of boxes two near-steps from own ones may be missing: lists of their near boxes have the same pairs.
         self._near = csr_array(near.maximum(near.T))
         self._coupled = within_two_steps(self._near)
         self._color = np.zeros(self._n_boxes, np.int64)
 
     def keep(self, kept: Kept, diagonal: NDArray[Any]) -> None:
-        """Take entries between these points, and what is added to their diagonal, from now on."""
+        """Use entries between these points, and their diagonal term, from now on."""
         self._entries = KeptEntries(
             self._kernel, kept, diagonal, self._n_points, torch_dtype(self._working), self._device
         )
@@ -104,7 +104,7 @@ class BatchedPart:
         return start, np.concatenate([_NOTHING, *found])
 
     def unknowns(self, first: int, last: int) -> int:
-        """Return how many unknowns boxes first to last - 1 have."""
+        """Return the number of unknowns of boxes first to last - 1."""
         return sum(len(part) for part in self._lists(np.arange(first, last)))
 
     def _lists(self, boxes: NDArray[Any]) -> list[Ints]:
@@ -121,7 +121,7 @@ class BatchedPart:
         return [self._told[box] if box in self._told else kept(box) for box in boxes.tolist()]
 
     def _level_matrix(self, touched: csr_array | None = None) -> LevelMatrix:
-        """Return the matrix between the unknowns that are known of the level, as far as own boxes take part."""
+        """Return the matrix between the known unknowns of the level, in the blocks of own boxes."""
         sizes = np.zeros(self._n_boxes, np.int64)
         boxes = sorted(self._told)
         sizes[np.array(boxes, np.int64) - self._first] = [len(self._told[box]) for box in boxes]
@@ -154,7 +154,7 @@ class BatchedPart:
         self.peak_bytes = max(self.peak_bytes, held + more + self._step_bytes)
 
     def arranged(self, boxes: Ints) -> Ints:
-        """Return boxes in the order in which `eliminate` wants them."""
+        """Return boxes in the order in which `eliminate` takes them."""
         present = np.zeros(self._n_boxes, bool)
         present[boxes - self._first] = True
         found = colors(self._coupled, present)
@@ -213,7 +213,7 @@ class BatchedPart:
             self._kind, torch_dtype(self._stored), matrix, boxes, others, basis, recorded,
             to_device(told == _UPDATES, self._device),
         )  # fmt: skip
-        # Boxes that lose nothing have no record: their unknowns stay in the order that others know.
+        # Boxes without redundant unknowns have no record: their unknowns stay in the order that others know.
         whole = np.flatnonzero(shapes.d == 0)
         matrix.keep(
             boxes[whole], shapes.k[whole], Unknowns(before[:0], before[to_device(whole, self._device)])
@@ -248,7 +248,7 @@ class BatchedPart:
 
     @full_precision()
     def apply(self, ints: Ints, values: NDArray[Any]) -> None:
-        """Do to the blocks of this part what other parts' records ask for."""
+        """Apply other parts' records to the blocks of this part."""
         matrix, at, value = self._current(), 0, 0
         while at < len(ints):
             box, n, k, n_rows, with_update = ints[at : at + 5].tolist()
@@ -282,7 +282,7 @@ class BatchedPart:
         matrix, ints, values = self._current(), [_NOTHING], [np.zeros(0, self._working)]
         p, q = matrix.first + self._first, matrix.second + self._first
         p_in, q_in = ((first <= box) & (box < last) for box in (p, q))
-        # Of a block with one box inside, the other box's part gives it if it comes before and is to give its own.
+        # A block whose first box alone is outside comes from that box's part, if it is among `not_first` to `not_last`.
         by_other = q_in & ~p_in & (not_first <= p) & (p < not_last)
         chosen = np.flatnonzero(matrix.touched[:-1] & (p <= q) & (p_in | q_in) & ~by_other)
         for pair in chosen.tolist():
@@ -342,7 +342,7 @@ class BatchedPart:
         self.own(first, last)
         shape = (self._n_boxes, self._n_boxes)
         matrix = self._level_matrix(csr_array((np.ones(pairs.shape[1], np.int64), pairs), shape=shape))
-        offset = np.zeros(n_below, np.int64)  # of each child's unknowns among those of the level
+        offset = np.zeros(n_below, np.int64)  # place of each child's unknowns among those of the level
         inside = np.cumsum(sizes, axis=1) - sizes
         offset[children - first_below] = matrix.start[parents - self._first][:, None] + inside
         self._take_over(matrix, below, np.arange(n_below) // arity, offset, first_below)
@@ -350,7 +350,7 @@ class BatchedPart:
     def _take_over(
         self, matrix: LevelMatrix, below: LevelMatrix, parent: Integers, offset: Integers, first_below: int
     ) -> None:
-        """Fill a matrix with what of the boxes below is no longer the kernel's, kept blocks and given ones."""
+        """Fill a matrix with the blocks of the boxes below that are no longer the kernel's, kept and given ones."""
         matrix.take_over(below, parent, offset)
         self._matrix = matrix
         self._note(below.values.numel() * below.values.element_size())
@@ -367,7 +367,7 @@ class BatchedPart:
 
     @full_precision()
     def finish(self, first: int, last: int) -> tuple[list[StepArrays], tuple[int, float] | None]:
-        """Factorize what is left in the boxes first to last - 1 densely."""
+        """Factorize the unknowns left in the boxes first to last - 1 densely."""
         below, lists = self._current(), self._lists(np.arange(first, last))
         sizes = np.array([len(part) for part in lists], np.int64)
         places = np.concatenate([*lists, [self._n_points]]).astype(np.int64)

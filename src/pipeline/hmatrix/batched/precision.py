@@ -1,4 +1,4 @@
-"""Products of matrices as exact as their type, whatever the caller has set for a network that he trains beside."""
+"""Products of matrices in the full precision of their type, even if a caller has set less for training a network."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,9 +26,9 @@ _exact = SharedSetting(_compute_exactly)
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Switch off autocasting to half precision, and TF32 or BF16 within float32 products; put them back at the end.
+    """Switch off autocasting to half precision, and TF32 or BF16 within float32 products; restore both at the end.
 
-    Also decorates functions. The settings of products are those of the process, and other threads see them meanwhile.
+    Also decorates functions. The settings of products are the process's: other threads see them meanwhile.
     """
     with ExitStack() as stack:
         stack.enter_context(_exact)

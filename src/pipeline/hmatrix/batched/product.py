@@ -1,8 +1,8 @@
 """The product: batches of blocks on padded buckets, by level and color.
 
-Boxes of a level, and pairs of boxes, are sorted into buckets of like sizes, rounded up to multiples of 16; a bucket is
-one batched product. Pairs of one color have different row boxes, so that sums into the result never meet: the result is
-the same to the last bit however a device orders its threads. Padding points to a row of zeros behind the vectors.
+Boxes of a level, and pairs of boxes, are sorted into buckets of similar sizes, rounded up to multiples of 16; a bucket
+is one batched product. Pairs of one color have different row boxes, so that no two sums go to one row of the result: it
+is the same to the last bit however a device orders its threads. Padding points to a row of zeros after the vectors.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,15 @@ from pipeline.hmatrix.inputs import torch_dtype
 from pipeline.hmatrix.skeleton import Basis
 from pipeline.hmatrix.vectors import apply_on_device
 
-BoxRows = tuple[NDArray[Any], NDArray[Any]]  # of every box, first place and number of places
-Entry = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # a matrix, rows that it takes, rows that it gives
+BoxRows = tuple[NDArray[Any], NDArray[Any]]  # first place and number of places of every box
+Entry = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # a matrix, rows that it reads, rows that it writes
 
-_ROUNDED = 16  # sizes of a bucket are multiples of it
+_ROUNDED = 16  # sizes of a bucket are multiples of this
 
 
 @dataclass(frozen=True, eq=False)
 class _Bucket:
-    """Matrices of like sizes with the places that they read and write.
+    """Matrices of similar sizes with the places that they read and write.
 
     Attributes:
         matrices: Shape (b, h, w), padded with zeros.
@@ -44,7 +44,7 @@ class _Bucket:
     given: Tensor
 
     def add(self, source: Tensor, target: Tensor) -> None:
-        """Add the products to the target. No row but the last is met twice."""
+        """Add the products to the target. Only its last row may be written twice."""
         target[self.given] += self.matrices @ source[self.taken]
 
     def add_transposed(self, source: Tensor, target: Tensor) -> None:
@@ -53,7 +53,7 @@ class _Bucket:
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """The bases of a level: coefficients are those of the unknowns kept, and T times those dropped."""
+    """The bases of a level: a box's coefficients are its kept unknowns plus T times its dropped ones."""
 
     kept: Tensor  # rows of the unknowns
     coefficients: Tensor  # rows of their coefficients
@@ -63,7 +63,7 @@ class _Level:
 
 @dataclass(frozen=True, eq=False)
 class BatchedProduct:
-    """A matrix's arrays on a device, ready for products. The diagonal term is not among them."""
+    """A matrix's arrays on a device, ready for products, without the diagonal term."""
 
     shape: tuple[int, int]
     computed: torch.dtype
@@ -77,7 +77,7 @@ class BatchedProduct:
 
     @classmethod
     def of(cls, A: H2Form, device: torch.device) -> "BatchedProduct":
-        """Copy A's arrays to a device, those of a symmetric matrix twice."""
+        """Copy A's arrays to a device; of a symmetric matrix, each block with its transpose."""
         computed = torch_dtype(A.computed)
 
         def buckets(groups: list[Entry]) -> list[_Bucket]:
@@ -120,7 +120,7 @@ class BatchedProduct:
 
         Args:
             x: Vectors.
-            diagonal: Shape (n,) in tree order, of the type that computes: added to A's.
+            diagonal: Diagonal term, shape (n,) in tree order, in the type of the computation.
             dtype: Type of the matrix with this diagonal.
         """
         return apply_on_device(
@@ -165,7 +165,7 @@ def _pairs(
     computed: torch.dtype,
     device: torch.device,
 ) -> list[_Bucket]:
-    """Sort the blocks by color and size; of mirrored pairs also their transposes."""
+    """Sort the blocks, and the transposes of mirrored pairs, by color and size."""
     (row_start, n_rows), (column_start, n_columns) = sides
     twice = np.flatnonzero(blocks.first != blocks.second) if mirrored else np.zeros(0, np.int64)
     pair = np.concatenate([np.arange(len(blocks.first)), twice])

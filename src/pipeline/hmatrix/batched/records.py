@@ -1,4 +1,4 @@
-"""What a bucket's eliminations mean to others: records, and steps in the layout of native/eliminate.hpp."""
+"""Records of a bucket's eliminations for other parts, and steps in the layout of native/eliminate.hpp."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ RecordArrays = tuple[NDArray[np.int64], Ints, NDArray[np.int64], NDArray[Any]]
 
 
 def rows_of(rank: int, width: int, padded_rank: int) -> NDArray[np.int64]:
-    """Return which rows of a bucket's W are a box's: its skeletons, and behind all padding its near unknowns."""
+    """Return the rows of a bucket's W that belong to a box: its skeletons and, after padding, its near unknowns."""
     return np.concatenate([np.arange(rank), padded_rank + np.arange(width)])
 
 
@@ -74,7 +74,7 @@ class Records:
         self._boxes: list[int] = []
 
     def list(self, boxes: NDArray[Any]) -> None:
-        """Expect records of these boxes next, in this order; those without one have eliminated nothing."""
+        """Expect records of these boxes next, in this order; a box without a record has eliminated nothing."""
         self._boxes += boxes.tolist()
 
     def add(
@@ -84,12 +84,12 @@ class Records:
         """Write the records of boxes of a bucket.
 
         Args:
-            boxes: Their numbers in the tree.
-            shapes: Their sizes.
+            boxes: Numbers of the boxes in the tree.
+            shapes: Sizes of the boxes.
             places: Shape (b, k), places of the skeletons among the unknowns before.
-            update: Shapes (b, k + r, d) and (b, d, k + r), of a Cholesky factorization the first alone.
+            update: Shapes (b, k + r, d) and (b, d, k + r); for a Cholesky factorization, only the first.
             with_update: Shape (b,), whether a box's update is written too.
-            padded_rank: Skeletons of the largest box.
+            padded_rank: Largest number of skeletons of a box.
         """
         order = to_host(places)
         left, right = (None if side is None else to_host(side) for side in update)

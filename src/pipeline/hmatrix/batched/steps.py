@@ -1,6 +1,6 @@
-"""What eliminations leave, and what they do to vectors: solve.cpp's mathematics, bucket by bucket.
+"""Results of eliminations, and their action on vectors: solve.cpp's mathematics, bucket by bucket.
 
-Vectors have a row of zeros behind them, to which padding points: it is read, and written again as zeros.
+Vectors end with a row of zeros, to which padding points: the row is read, and written again as zeros.
 """
 
 from dataclasses import dataclass, fields
@@ -19,8 +19,9 @@ SOLVE, SOLVE_TRANSPOSED, MULTIPLY_ROOT, MULTIPLY_ROOT_TRANSPOSED = range(4)
 class Elimination:
     """Eliminations of boxes of one color. All arrays but places are padded with zeros, X with a unit matrix.
 
-    D are a box's redundant unknowns, S its skeletons, N these and what is left of the near boxes. With Cholesky
-    X = L L^T `left` is W = A_ND L^-T; else it is W = A_ND X^-1, and `right` is V^T = X^-1 A_DN, or None where V = W.
+    D are a box's redundant unknowns, S its skeletons, and N the skeletons and the unknowns left of the near boxes. With
+    Cholesky X = L L^T, `left` is W = A_ND L^-T; else `left` is W = A_ND X^-1, and `right` is V^T = X^-1 A_DN, or None
+    if V = W.
 
     Attributes:
         redundant: Shape (b, d), places of D.
@@ -100,8 +101,8 @@ class BatchedSteps:
 
     Attributes:
         eliminations: The eliminations in their order, one color after the other.
-        determinant: Real and imaginary part of its phase, logarithm of its size.
-        table: Boxes, unknowns, skeletons.
+        determinant: Real and imaginary part of the determinant's phase, and the logarithm of its absolute value.
+        table: Numbers of boxes, unknowns and skeletons.
     """
 
     eliminations: tuple[Elimination, ...]

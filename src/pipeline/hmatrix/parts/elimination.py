@@ -1,10 +1,11 @@
 """Strong recursive skeletonization by parts: the static plan of `partition.py`, carried out.
 
-Level by level from the leaves, phase by phase: every part eliminates its boxes of the phase (native/eliminate.cpp), and
-sends one record per box to the parts whose blocks or ghosts it concerns. These apply it when their next phase begins,
-without waiting for each other in between. At the level's end boxes go to the owners of their parents, children's
-unknowns to those whose ghosts the parents are, and blocks are merged. What is left in the end is gathered by the
-fastest part and factorized densely. One part over everything is the serial algorithm.
+Levels are taken from the leaves up, phase by phase: every part eliminates its boxes of the phase (native/eliminate.cpp)
+and sends one record per box to the parts whose blocks or ghosts the box concerns. These parts apply the record when
+their next phase begins, without waiting for each other in between. At the level's end, boxes go to the owners of their
+parents, children's unknowns go to the parts that have the parents as ghosts, and blocks are merged. In the end, the
+fastest part gathers the remaining unknowns and factorizes them densely. With a single part, this is the serial
+algorithm.
 """
 
 import logging
@@ -46,7 +47,7 @@ logger = logging.getLogger("pipeline.hmatrix")
 _LONG = 10.0  # seconds after which every level is a line of the log
 _AHEAD = 2  # samples of a box, each twice as large, whose points are fetched in advance: few boxes need more
 _FETCHES = 12  # samples at which the factorization gives up
-_CHECK = 0.4  # rows of a check, of those of the sample: as in native/adaptive.hpp
+_CHECK = 0.4  # rows of a check as a share of the sample's: as in native/adaptive.hpp
 _NO_POINTS = np.zeros(0, np.int64)
 
 
@@ -75,7 +76,7 @@ class _Broken(Exception):
 
 
 class _Run:
-    """One factorization while it is being made."""
+    """A factorization in progress."""
 
     def __init__(
         self, problem: Problem, team: Team, progress: Progress | None, clock: Callable[[], float]
@@ -161,7 +162,7 @@ class _Run:
         self.seconds.append(self.clock() - begun)
 
     def _start(self) -> LevelPartition:
-        """Let the parts know the points of their leaves, and return the plan of these."""
+        """Tell the parts the points of their leaves, and return the plan of the leaves' level."""
         level = self.tree.n_levels - 1
         plan = self._plan(level)
         for number, part in self.parts.items():
@@ -185,11 +186,11 @@ class _Run:
         return above, self._climb(plan, above)
 
     def _here(self, boxes: NDArray[Any]) -> NDArray[Any]:
-        """Return where boxes, numbered as in the whole tree, are in the tree that is known."""
+        """Return the numbers, in the tree that is known here, of boxes numbered as in the whole tree."""
         return boxes if self.problem.plan is None else self.problem.plan.here(boxes)
 
     def _left(self, plan: LevelPartition) -> float:
-        """Return how many unknowns there are, over all parts."""
+        """Return the number of unknowns that are left, over all parts."""
         counts = {
             number: np.array([float(part.unknowns(*plan.range_of(number)))])
             for number, part in self.parts.items()
@@ -229,10 +230,10 @@ class _Run:
                 part.keep(kept, diagonal)
             else:
                 part.set_entries(matrix, diagonal)
-        self.matrix = matrix  # the parts look into it
+        self.matrix = matrix  # kept alive: the parts read it
 
     def _fetch_samples(self, plan: LevelPartition, n_samples: int) -> int:
-        """Fetch the points of so many samples of each box, the following twice as large; collective. Return how many.
+        """Fetch points for some samples of each box, each twice the one before; collective. Return `n_samples`.
 
         Samples and checks are numbered as native/adaptive.hpp does.
         """
@@ -265,7 +266,7 @@ class _Run:
         return bool(table[:, 0].any())
 
     def _phase(self, plan: LevelPartition, phase: int, moved: Moved, fetched: int) -> int:
-        """Apply the records of the phase before and eliminate boxes; return how many samples of each are fetched."""
+        """Apply the records of the previous phase and eliminate boxes; return how many samples per box are fetched."""
         in_phase = {number: plan.boxes_of(number, phase) for number in self.parts}
         for number, part in self.parts.items():
             if number in self.batched:
@@ -300,7 +301,7 @@ class _Run:
         return fetched
 
     def _climb(self, plan: LevelPartition, above: LevelPartition) -> Moved:
-        """Hand boxes to the owners of their parents, tell of ghosts' unknowns, and merge."""
+        """Hand boxes to the owners of their parents, send the unknowns of ghosts, and merge."""
         arity = self.tree.arity
         moved = hand_over(self.parts, self.team, arity, plan, above.cuts * arity, above)
         known = {number: above.known_to(number) for number in self.parts}
@@ -317,16 +318,14 @@ class _Run:
         return moved
 
     def _finish(self, plan: LevelPartition, moved: Moved) -> None:
-        """Gather what is left on the fastest part, and factorize it densely."""
+        """Gather the remaining unknowns on the fastest part, and factorize them densely."""
         fastest = int(np.argmax(self.team.speeds))
-        if (
-            not self.stages
-        ):  # no level was eliminated, for which points would have been fetched: there are few
+        if not self.stages:  # no level was eliminated, so no points have been fetched: there are few
             wanted = np.arange(plan.places[-1]) if fastest in self.batched else _NO_POINTS
             self._fetch({number: plan.first + plan.known_to(number) for number in self.parts}, wanted)
         heirs = np.where(np.arange(self.team.n_parts + 1) > fastest, plan.n_boxes, 0).astype(np.int32)
         gathered = hand_over(self.parts, self.team, self.tree.arity, plan, heirs, None)
-        if self.team.n_parts > 1:  # what was moved when the level was reached, before what is gathered now
+        if self.team.n_parts > 1:  # the moves to this level come before what is gathered now
             self.stages.append(Stage(plan, NO_PHASE, {}, moved))
         first = plan.first
         self._fetch(

@@ -1,4 +1,4 @@
-"""How boxes go from the parts that own them to those that own their parents."""
+"""Handing boxes over from the parts that own them to the parts that own their parents."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +20,13 @@ def hand_over(
     heirs: NDArray[np.int32],
     above: LevelPartition | None,
 ) -> Moved:
-    """Send blocks and unknowns of boxes to their new owners, and unknowns to those who will have them as ghosts.
+    """Send blocks and unknowns of boxes to their new owners, and unknowns to the parts whose ghosts they become.
 
     Collective.
 
     Args:
         parts: Parts of this process.
-        team: All parts and those who work on them.
+        team: All parts, their processes and threads.
         arity: Children per box.
         plan: The level.
         heirs: Shape (parts + 1,), where the ranges of the new owners start.

@@ -1,4 +1,4 @@
-"""A part that knows some of a tree's boxes, and is spoken to in the numbers that these have in the whole tree."""
+"""A part that knows some of a tree's boxes, addressed by the boxes' numbers in the whole tree."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from pipeline.hmatrix.parts.stages import Ids, PartsPlan
 
-_HEAD = 5  # numbers of a record before the skeletons' places, of which the third tells how many these are
+_HEAD = 5  # length of a record's head; its third number is that of the skeletons, whose places follow
 
 
 class RenumberedPart:
-    """Does what a part does, native/eliminate.hpp's or one that works in batches; boxes come by other numbers."""
+    """A part, native/eliminate.hpp's or one that works in batches, behind a translation of box numbers."""
 
     def __init__(self, part: Any, plan: PartsPlan) -> None:
         self._part, self._plan = part, plan
@@ -23,15 +23,15 @@ class RenumberedPart:
 
     @property
     def peak_bytes(self) -> int:
-        """Most bytes of blocks and steps."""
+        """Largest number of bytes of blocks and steps held at a time."""
         return int(self._part.peak_bytes)
 
     def set_entries(self, matrix: Any, diagonal: NDArray[Any]) -> None:
-        """Take entries of a native part from here."""
+        """Set the entries of a native part."""
         self._part.set_entries(matrix, diagonal)
 
     def keep(self, kept: Any, diagonal: NDArray[Any]) -> None:
-        """Take entries of a part that works in batches from here."""
+        """Set the entries of a part that works in batches."""
         self._part.keep(kept, diagonal)
 
     def own(self, first: int, last: int) -> None:
@@ -48,7 +48,7 @@ class RenumberedPart:
         return found
 
     def unknowns(self, first: int, last: int) -> int:
-        """Return how many unknowns the boxes first to last - 1 have."""
+        """Return the number of unknowns of boxes first to last - 1."""
         return int(self._part.unknowns(*self._range(first, last)))
 
     def arranged(self, boxes: Ids) -> Ids:
@@ -68,7 +68,7 @@ class RenumberedPart:
         return steps, (int_start, ints, value_start, values)
 
     def apply(self, ints: Ids, values: NDArray[Any]) -> None:
-        """Do what records ask for."""
+        """Apply other parts' records."""
         heads, at = [], 0
         while at < len(ints):
             heads.append(at)
@@ -95,7 +95,7 @@ class RenumberedPart:
         self._part.merge(level, self._plan.here(parents), *self._range(first, last))
 
     def finish(self, first: int, last: int) -> Any:
-        """Factorize what is left in boxes first to last - 1."""
+        """Factorize the unknowns left in boxes first to last - 1 densely."""
         return self._part.finish(*self._range(first, last))
 
     def _range(self, first: int, last: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What is factorized by parts, and what comes of it: steps by stages."""
+"""The problem that parts factorize, and its result: steps by stages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ NO_PHASE = -1
 
 
 def last_dense_level(sizes: NDArray[Any], first_far_level: int, dense_end: int) -> int:
-    """Return the last level, given how many boxes each has, whose boxes may be left to one dense factorization."""
+    """Return the last level whose boxes may be left to one dense factorization; `sizes` count the boxes by level."""
     few = int(np.flatnonzero(np.asarray(sizes) <= dense_end).max(initial=-1))
     return max(few, first_far_level - 1)
 
 
 @dataclass(frozen=True, eq=False)
 class PartsPlan:
-    """Who owns which boxes of a tree of which this process knows some.
+    """Which part owns which boxes of a tree that this process knows in part.
 
     Attributes:
         levels: The partition of each level, from the top. Boxes are numbered as in the whole tree.
@@ -39,7 +39,7 @@ class PartsPlan:
     numbers: NDArray[np.int64]
 
     def here(self, boxes: NDArray[Any]) -> Ids:
-        """Return where known boxes are among these, or the first of these behind a box."""
+        """Return the place of each box among the known ones, or of the next known box if it is unknown."""
         return np.searchsorted(self.numbers, boxes).astype(np.int32)
 
     def numbers_of(self, boxes: NDArray[Any]) -> Ids:
@@ -49,25 +49,25 @@ class PartsPlan:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is factorized.
+    """A matrix to factorize, and how.
 
     Attributes:
         matrix: Entries, without the diagonal.
-        tree: The boxes that this process's parts have to know. Its points are not looked at.
+        tree: The boxes that this process's parts need to know. Its points are not used.
         near: Boxes near to each box that this process's parts own on any level, and to each of these near boxes.
-        far: Boxes far from each box that they own, and from those above it.
-        diagonal: Added to the diagonal, in the order in which `matrix` keeps its points, float64 or complex128.
+        far: Boxes far from each box that these parts own, and from the boxes above it.
+        diagonal: Diagonal term, in the order in which `matrix` keeps its points, float64 or complex128.
         kind: Number of the kind in native/eliminate.hpp.
         working, stored: Types of arithmetic and of steps.
         sampling: How far fields are compressed.
         first_far_level: The uppermost level with far pairs; above it everything is dense.
         dense_end: Unknowns that are left to one dense factorization.
-        fetch: Where `matrix` keeps the points of this process's parts and other processes have more, collective:
-            returns entries and diagonal of these and of others at the places asked for, until it is called again, and
-            the points themselves.
-        kept: First and last + 1 of the places that `matrix` keeps whatever is fetched.
-        kernel: Gives the entries; wanted where parts work in batches.
-        plan: Who owns which boxes; left out where `tree` and `near` have all boxes.
+        fetch: Function of places, collective, if other processes keep points that this one's `matrix` lacks. Returns
+            entries and diagonal for the kept points and those at the places, valid until the next call, and the points
+            themselves.
+        kept: First and last + 1 of the places that `matrix` always keeps.
+        kernel: The kernel of the entries; needed if parts work in batches.
+        plan: Which part owns which boxes; None if `tree` and `near` have all boxes.
     """
 
     matrix: "_native.KernelMatrix"
@@ -109,10 +109,10 @@ class Stage:
 
     Attributes:
         plan: The level.
-        phase: Number of the phase; `NO_PHASE` where unknowns are moved only.
+        phase: Number of the phase; `NO_PHASE` if unknowns are only moved.
         steps: Steps of the parts of this process.
         moved: Unknowns, in tree order, that go from one part to another before this phase: at the first of a level.
-        dense: The stage is the dense end.
+        dense: Whether the stage is the dense end.
     """
 
     plan: LevelPartition
@@ -128,10 +128,10 @@ class Eliminated:
 
     Attributes:
         stages: The stages in order.
-        determinant: Phase, and logarithm of the size; of all parts.
+        determinant: Phase and logarithm of the absolute value, over all parts.
         table: A row per level, leaves first: boxes, unknowns, skeletons, seconds, bytes; of this process's parts.
         levels: Number of the level of each of these rows; the last row is that of the dense end.
-        peak_bytes: Most bytes of blocks and steps that each part of this process held.
+        peak_bytes: Largest number of bytes of blocks and steps that each part of this process held.
     """
 
     stages: list[Stage]

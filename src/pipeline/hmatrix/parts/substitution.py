@@ -1,8 +1,8 @@
 """Solves and products with a root, by parts: vectors go through the stages of a factorization.
 
-Every part keeps the entries of its own unknowns, of those of others that its steps touch (its halo), and of those that
-were handed to it. Lists of what is sent to whom are made once. On the way up, what steps add to a halo is sent to the
-owner after the phase; on the way down, the owner sends values before it.
+Every part keeps the vector entries of its own unknowns, of others' unknowns that its steps touch (its halo), and of
+unknowns that were handed to it. The lists of what is sent to whom are made once. On the way up, the sums in a halo are
+sent to the owners after the phase; on the way down, the owners send values before the phase.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ class StepsView:
 
     @cached_property
     def native(self) -> Any:
-        """The view of it that native routines take."""
+        """The view that native routines take."""
         view = getattr(_native, f"Level_{self.stored.name}")
         return view(self.counts, self.index, self.values, self.pivots)
 
@@ -70,10 +70,10 @@ class Substitution:
     """A factorization by parts, ready for vectors.
 
     Attributes:
-        determinant: Phase, and logarithm of the size; of all parts.
-        table, levels: A row per level, leaves first, and the number of each, as `Eliminated` tells them.
-        peak_bytes: Most bytes of blocks and steps that each part of this process held.
-        tally: What was done and sent so far, the factorization included.
+        determinant: Phase and logarithm of the absolute value, over all parts.
+        table, levels: A row per level, leaves first, and the number of each level; see `Eliminated`.
+        peak_bytes: Largest number of bytes of blocks and steps that each part of this process held.
+        tally: Counts of operations and messages so far, including those of the factorization.
     """
 
     def __init__(self, eliminated: Eliminated, team: Team, kind: int, stored: np.dtype[Any]) -> None:
@@ -167,9 +167,9 @@ class Substitution:
             return self._gather(vectors, m)
 
     def level_rows(self) -> list[dict[str, Any]]:
-        """Return a row per level, leaves first, of what this process's parts hold, have done and sent so far.
+        """Return a row per level, leaves first, of what this process's parts hold, have computed and have sent so far.
 
-        Messages and waiting are those of solves as well; operations are the factorization's alone.
+        Messages and waiting include those of solves; operations are those of the factorization only.
         """
         flops: defaultdict[int, float] = defaultdict(float)
         for (_, level, _), by_part in self.tally.flops.items():

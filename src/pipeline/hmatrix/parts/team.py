@@ -30,11 +30,11 @@ Received = dict[int, list[tuple[int, Message]]]  # by destination: source and me
 
 @dataclass(eq=False)
 class Tally:
-    """What was done and sent, counted.
+    """Counts of operations and messages.
 
     Attributes:
         n_bytes: Bytes sent from each part to others: by (what, level, part).
-        n_messages: The same of messages.
+        n_messages: Number of messages, likewise.
         flops: Operations by (what, level, phase), then part.
     """
 
@@ -47,15 +47,15 @@ class Tally:
 
 @dataclass(eq=False)
 class Team:
-    """Parts and those who work on them.
+    """Parts, and the processes and threads that work on them.
 
     Attributes:
-        n_parts: How many parts there are, over all processes.
-        n_threads: Most threads of this process that work at once; as many as torch has if left out.
+        n_parts: Number of parts, over all processes.
+        n_threads: Largest number of threads of this process that work at once; by default torch's number.
         communicator: The processes; parts are dealt to them in contiguous runs.
-        shares: Shape (parts,), how much each part should own; equal if left out.
-        devices: Where parts of this process eliminate in batches, by part; the others eliminate natively.
-        counts: Shape (processes,), how many parts each process has; about equally many if left out.
+        shares: Shape (parts,), relative work that each part should own; equal if left out.
+        devices: Devices on which parts of this process eliminate in batches, by part; other parts eliminate natively.
+        counts: Shape (processes,), number of parts of each process; about equal numbers if left out.
         tally: Counts of what has been done.
         failed: The process whose pivot has failed.
     """
@@ -79,7 +79,7 @@ class Team:
 
     @property
     def speeds(self) -> NDArray[np.float64]:
-        """How much each part should own beside the others."""
+        """Relative work that each part should own, shape (parts,)."""
         return np.ones(self.n_parts) if self.shares is None else self.shares
 
     @cached_property
@@ -88,7 +88,7 @@ class Team:
         return [int(part) for part in np.flatnonzero(self.place == self.communicator.rank)]
 
     def sent_on(self, level: int) -> dict[str, Any]:
-        """Return what this process has told others for a level, and how long it waited, as far as that is counted."""
+        """Return this process's messages, bytes and waiting time for a level, as far as they are counted."""
         counting = self.communicator if isinstance(self.communicator, Counting) else Counting(Serial())
         return {
             "messages": counting.level_calls[level],
@@ -98,7 +98,7 @@ class Team:
 
     @contextmanager
     def at_work(self, *, alone: bool = False) -> Iterator[None]:
-        """Keep threads for the supersteps inside; with `alone` the caller's works through all parts."""
+        """Keep threads for the supersteps inside; with `alone`, the caller's thread works through all parts."""
         helpers = 0 if alone else min(self.n_threads or n_threads(), len(self.own)) - 1
         if helpers < 1:
             yield
@@ -119,8 +119,8 @@ class Team:
     ) -> dict[int, T]:
         """Call work(part, watching) for parts of this process, in several threads; return the results by part.
 
-        `watching` is true in the caller's thread alone: the one that may call Python back. An exception of any part is
-        raised when all threads have stopped, which `watch` makes them do at their next box.
+        `watching` is true only in the caller's thread, which may call back into Python. An exception of any part is
+        raised once all threads have stopped; `watch` makes them stop at their next box.
         """
         waiting = list(parts)[::-1]
         results: dict[int, T] = {}
@@ -179,7 +179,7 @@ class Team:
         return received
 
     def gather(self, values: dict[int, NDArray[np.float64]], width: int) -> NDArray[np.float64]:
-        """Return a row of numbers of each part, shape (parts, width), on all processes; collective.
+        """Return one row of numbers per part, shape (parts, width), on all processes; collective.
 
         A part without a row has zeros.
         """
