@@ -1,8 +1,8 @@
 """Bases of a divided H2 matrix: each process builds those of its own boxes, process 0 also those above the cut.
 
-The skeletons of the boxes of the cut are gathered, process 0 goes on from them to the top, a few boxes, and tells all.
-Boxes sample points of their far fields; where one needs more than its process has fetched, all fetch more and begin
-again.
+The skeletons of the boxes at the cut are gathered; process 0 builds the few bases above them and sends these to all.
+Boxes sample points of their far fields; if one needs more points than its process has fetched, all processes fetch more
+and begin again.
 """
 
 import logging
@@ -29,21 +29,21 @@ from pipeline.runtime.together import together
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_CHECK = 0.4  # rows of a check, of those of the sample: as in native/adaptive.hpp
+_CHECK = 0.4  # rows of a check as a share of the sample's: as in native/adaptive.hpp
 _AHEAD = 2  # enlargements of the samples that are fetched in advance: most boxes need no more
 _FETCHES = 9  # enlargements at which the build gives up
 
 
 @dataclass(frozen=True, eq=False)
 class DividedBuild:
-    """What is compressed, and by whom.
+    """A matrix to compress, and the processes that do so.
 
     Attributes:
         kernel: The kernel.
-        division: Who owns what.
+        division: The boxes that this process owns and knows.
         lists: Near and far boxes.
         communicator: The processes.
-        progress: Is told of the boxes that this process has compressed.
+        progress: Called with the number of boxes that this process has compressed, and the number of all.
     """
 
     kernel: Kernel
@@ -82,7 +82,7 @@ def build_bases(
             continue
         sides = (False,) if work.mirrored else (False, True)
         found = [_side(work, points, sampling, stored, transposed=transposed) for transposed in sides]
-        # Where a sample had to grow beyond what was fetched, all fetch more and begin again.
+        # If a sample had to grow beyond the points that were fetched, all processes fetch more and begin again.
         if not summed(work.communicator, np.array([int(any(side is None for side in found))]))[0]:
             complete = [side for side in found if side is not None]
             return complete[-1], complete[0], points
@@ -93,13 +93,13 @@ def build_bases(
 
 
 def _with_samples(work: DividedBuild, points: KeptPoints, rows: float, step: int) -> KeptPoints:
-    """Return points with those of the far fields' samples, as large as after some enlargements; collective.
+    """Return `points` and those of the far fields' samples after some enlargements; collective.
 
     Args:
         work: What is compressed.
         points: Points kept so far.
         rows: Rows of the sample.
-        step: How often samples have been enlarged, which numbers sample and check as native/adaptive.hpp does.
+        step: Number of enlargements so far; it numbers sample and check as native/adaptive.hpp does.
     """
     if work.communicator.size == 1:  # all points are here
         return points
@@ -124,7 +124,7 @@ class _Side:
     Attributes:
         rank: Shape (boxes,).
         skeletons, order, values: See `Basis`.
-        energy: How much of a white-noise vector each skeleton carries: the spread of its coefficient.
+        energy: How much of a white-noise vector each skeleton carries: the standard deviation of its coefficient.
         seconds: Seconds by level.
     """
 
@@ -137,7 +137,7 @@ class _Side:
 
     @classmethod
     def none(cls, n_boxes: int, computed: np.dtype[Any]) -> "_Side":
-        """Return boxes without skeletons."""
+        """Return the side of boxes without skeletons."""
         empty = np.zeros(0, np.int32)
         return cls(np.zeros(n_boxes, np.int32), empty, empty, np.zeros(0, computed), np.zeros(0), np.zeros(0))
 
@@ -154,7 +154,7 @@ class _AtCut:
         ranks: Shape (boxes of the cut,).
         places: Places of the skeletons in tree order, box after box.
         energy: See `_Side`.
-        corners: Their coordinates.
+        corners: Coordinates of the skeletons.
     """
 
     ranks: Ints
@@ -164,7 +164,7 @@ class _AtCut:
 
     @classmethod
     def of(cls, work: DividedBuild, points: KeptPoints, below: _Side) -> "_AtCut":
-        """Gather them; collective."""
+        """Gather the skeletons; collective."""
         division, communicator = work.division, work.communicator
         boxes = slice(*division.range_of(division.cut))
         starts = np.concatenate([[0], np.cumsum(below.rank)])
@@ -177,7 +177,7 @@ class _AtCut:
 def _side(
     work: DividedBuild, points: KeptPoints, sampling: FarSampling, stored: np.dtype[Any], *, transposed: bool
 ) -> OwnBasis | None:
-    """Return one side's bases, or None where a point is missing; collective, and None is this process's alone."""
+    """Return one side's bases, or None if a point is missing on this process or process 0; collective."""
     division, communicator = work.division, work.communicator
     below: _Side | None = None
     with together(communicator):

@@ -1,8 +1,8 @@
-"""How a divided H2 matrix is made from divided points; `compression.py` is the same without parts.
+"""Compression of divided points into a divided H2 matrix; `compression.py` is the same on one process.
 
 Every process samples, compresses and evaluates for its own boxes, with points fetched from others; process 0 does so
-for the few boxes above the cut. Boxes and lists are those of one process; points inside a leaf may be in another order,
-so that samples, and with them products, differ within the tolerance.
+for the few boxes above the cut. Boxes and lists are the same as on one process, but points inside a leaf may be in
+another order, so that samples, and with them products, differ within the tolerance.
 """
 
 import logging
@@ -34,7 +34,7 @@ from pipeline.runtime.communicator import Communicator
 logger = logging.getLogger("pipeline.hmatrix")
 
 _ATTEMPTS = 5
-_SHARE = 0.35  # of the tolerance, as in compression.py
+_SHARE = 0.35  # share of the tolerance, as in compression.py
 
 
 def compress(
@@ -49,7 +49,7 @@ def compress(
     dtype: np.dtype[Any],
     progress: Progress | None = None,
 ) -> OwnForm:
-    """Do what `DistributedH2Matrix.from_kernel` says, with arguments that have been checked; collective."""
+    """Compress as `DistributedH2Matrix.from_kernel` describes, with checked arguments; collective."""
     own, route = _divided(points, kernel, communicator, leaf_size)
     division, rule, lists, notes = _surrounded(own, admissibility, communicator)
     term = None if diagonal is None else route.there(communicator, diagonal)
@@ -96,14 +96,14 @@ def compress(
 
 
 def _total(pairs: OwnBlocks, communicator: Communicator) -> float:
-    """Return the size of the sum of all blocks' entries, which is not finite if one is not; collective."""
+    """Return a sum over all blocks' entries, which is not finite if an entry is not; collective."""
     with np.errstate(over="ignore", invalid="ignore"):
         own = abs(pairs.inner.values.sum()) + abs(pairs.outer.values.sum())
     return float(summed(communicator, np.array([own], np.float64))[0])
 
 
 def _require_finite(value: float) -> None:
-    """Raise unless a number that all processes have, computed of a kernel's entries, is one."""
+    """Raise ConvergenceError unless a value computed from the kernel's entries, equal on all processes, is finite."""
     if not math.isfinite(value):
         raise ConvergenceError(
             "the kernel's entries are NaN or infinite, or so large that their squares are; look at what it gives "
@@ -133,7 +133,7 @@ def _divided(
 def _surrounded(
     own: PlacedPoints, admissibility: Admissibility | None, communicator: Communicator
 ) -> tuple[Division, Admissibility, Interactions, tuple[str, ...]]:
-    """Find the boxes that a process knows, and near and far ones of its own, as `geometry.divide` does for all."""
+    """Find the boxes that this process knows, and the near and far boxes of its own, as `geometry.divide` does."""
     rule = admissibility or Strong()
     division, lists = own.division(rule, communicator)
     if admissibility is not None:

@@ -1,4 +1,4 @@
-"""The diagonal of a divided matrix: what is added to it, the same kind on all processes, and what it is."""
+"""The diagonal of a divided matrix, and diagonal terms, which have the same type on all processes."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,16 +44,16 @@ def add_diagonal(
 def common_term(
     diagonal: "complex | NDArray[Any] | Tensor | None", term: Array | None, n: int, communicator: Communicator
 ) -> Array | None:
-    """Return what a process adds to the diagonal of its rows, of a type that suits all processes; collective.
+    """Return a process's diagonal term in a type that fits all processes; collective.
 
     Args:
-        diagonal: As the caller passed it.
-        term: What it adds to the n own rows, or None.
+        diagonal: The argument as the caller passed it.
+        term: The diagonal term of the n own rows, or None.
         n: Number of own rows.
         communicator: The processes.
 
     Raises:
-        ConfigError: If processes pass unlike numbers.
+        ConfigError: If processes pass different numbers.
     """
     _require_alike_numbers(diagonal, communicator)
     kinds = gather(communicator, np.array([0 if term is None else 1 + (term.dtype.kind == "c")]))
@@ -65,9 +65,9 @@ def common_term(
 
 
 def _require_alike_numbers(diagonal: object, communicator: Communicator) -> None:
-    """Raise ConfigError on all processes if some pass other numbers as the diagonal than others; collective.
+    """Raise ConfigError on all processes if they pass different numbers as the diagonal; collective.
 
-    Arrays are any, and no diagonal is that of zeros where another process passes an array.
+    Arrays may differ, and a process without a diagonal counts as passing zeros if another one passes an array.
     """
     number = None if diagonal is None or np.ndim(as_array(diagonal)) else complex(as_array(diagonal))
     own = np.array([] if number is None else [number], np.complex128)

@@ -24,9 +24,9 @@ from pipeline.runtime.together import together
 
 _NORM_ROWS = 64
 _CHECKED_ROWS = 128
-_COLUMNS = 16384  # that are evaluated at a time
+_COLUMNS = 16384  # columns that are evaluated at a time
 _TRIED = 4  # points between which kernels are compared
-_SAME = 1e-6  # as far as unlike processors may round
+_SAME = 1e-6  # relative difference that the rounding of different processors may cause
 
 
 def typical_norm(kernel: Kernel, points: KeptPoints, n: int, communicator: Communicator) -> float:
@@ -63,7 +63,7 @@ def typical_norm(kernel: Kernel, points: KeptPoints, n: int, communicator: Commu
 
 
 def _largest(entries: Array) -> Array:
-    """Return the largest entries of each row, as many as may be outstanding."""
+    """Return the `NEAREST` largest entries of each row."""
     place = max(entries.shape[1] - NEAREST, 0)
     return np.partition(entries, place, axis=1)[:, place:] if place else entries
 
@@ -74,7 +74,7 @@ def _pieces(n: int) -> Iterator[slice]:
 
 
 def rounded(value: float) -> float:
-    """Round to 24 bits: sums over another number of processes differ in their last bits, and what follows shall not."""
+    """Round to 24 bits: sums over other numbers of processes differ in their last bits, and later steps must not."""
     if not math.isfinite(value):
         return value
     mantissa, exponent = math.frexp(value)
@@ -98,7 +98,7 @@ def require_alike_entries(
 ) -> None:
     """Raise ConfigError on all processes unless their kernels agree between a few of the points; collective.
 
-    Of two functions nothing else tells that they are not the same.
+    Nothing else tells whether two functions are the same.
     """
     counts = [len(part) for part in gather(communicator, own_points[:_TRIED])]
     chosen = own_points[: _TRIED if communicator.rank == int(np.argmax(counts)) else 0]
@@ -126,7 +126,7 @@ def sampled_error(A: OwnForm, communicator: Communicator, *, seed: int, n_vector
 
 
 def exact_products(A: OwnForm, X: Array, communicator: Communicator, *, seed: int) -> tuple[Ids, Array]:
-    """Return sampled own rows, and these of the product of A's exact entries with X; collective.
+    """Return sampled own rows, and these rows of the product of A's exact entries with X; collective.
 
     Args:
         A: The matrix.

@@ -1,7 +1,7 @@
 """Factorization of a divided matrix by parts, some of them on each process.
 
-Points, boxes, lists, plans, blocks, records and factors are divided among the processes. What each has of the whole are
-a few boxes for each process.
+Points, boxes, lists, plans, blocks, records and factors are divided among the processes. Of the whole tree, each
+process knows a few boxes per process, and the surroundings of its own boxes.
 """
 
 import logging
@@ -47,10 +47,10 @@ from pipeline.runtime.together import require_alike, together
 
 logger = logging.getLogger("pipeline.hmatrix")
 
-_DENSE_END = 1200  # as in factor.py, and so are the next three
+_DENSE_END = 1200  # this and the next two are as in factor.py
 _SHARE = 0.18
 _STEP = 1e-2
-_GENTLE = 0.3  # the same where the tolerance to begin with was foreseen
+_GENTLE = 0.3  # the step if the tolerance to begin with was predicted
 _TIGHTEST = 1e-13
 
 
@@ -64,12 +64,12 @@ class DistributedFactorization:
         steps: Eliminations of this process's parts.
         ranges: Shape (processes, 2): places in tree order whose entries each process solves for.
         kind: "cholesky", "ldlt" or "lu".
-        tolerance: Asked for.
-        used_tolerance: Used, after any tightening.
-        computed: Type in which it was eliminated.
-        residual: |b - A x| / |b| of a random right-hand side on exact rows; None where nothing was measured.
+        tolerance: Tolerance that was asked for.
+        used_tolerance: Tolerance that was used, after any tightening.
+        computed: Type of the elimination.
+        residual: |b - A x| / |b| of a random right-hand side on exact rows; None if it was not measured.
         notes: What the caller should know, such as tightenings.
-        speeds: What each process was found to take, where boxes are divided by measured speed.
+        speeds: Measured speed of each process, if boxes are divided by it.
     """
 
     form: OwnForm
@@ -126,7 +126,7 @@ class DistributedFactorization:
 
     def _by_root(self, own_x: Vectors, action: Callable[[Array, int], Array], what: str) -> Vectors:
         if self.kind != "cholesky":
-            raise ValueError(f"a root is that of a Cholesky factorization, not of {self.kind}")
+            raise ValueError(f"only a Cholesky factorization has a root, and this is {self.kind}")
         return act(self.form, own_x, lambda rows: self._act(rows, action, what), self.communicator, what)
 
     def sample(self, generator: np.random.Generator | torch.Generator, n_samples: int | None = None) -> Array:
@@ -135,7 +135,7 @@ class DistributedFactorization:
         Args:
             generator: Must be in the same state on all processes. One number is taken from it, which seeds each
                 process's own generator together with its rank.
-            n_samples: How many.
+            n_samples: Number of vectors; None for one vector of shape (own rows,).
         """
         with together(self.communicator.inner):
             require_draws(generator, n_samples)
@@ -155,7 +155,11 @@ class DistributedFactorization:
         return (phase if self.form.dtype.kind == "c" else phase.real), size
 
     def logdet(self) -> float:
-        """Return log det A of a matrix whose determinant is positive."""
+        """Return log det A.
+
+        Raises:
+            ValueError: If the determinant is not positive.
+        """
         sign, size = self.slogdet()
         if self.form.dtype.kind == "c" or sign.real < 0:
             raise ValueError(
@@ -164,19 +168,19 @@ class DistributedFactorization:
         return size
 
     def as_linear_operator(self) -> LinearOperator:
-        """Return A^-1 for SciPy and for programs of one's own, over own rows: all processes must apply it together."""
+        """Return A^-1 as a SciPy operator on own rows, which all processes must apply together."""
         n = self.form.route.n_rows
         return LinearOperator(
             (n, n), matvec=lambda b: self.solve(b.reshape(-1)), matmat=self.solve, dtype=self.form.dtype
         )
 
     def statistics(self) -> list[dict[str, Any]]:
-        """Return a row per process and level, leaves first, as JSON can hold it.
+        """Return a row per process and level, leaves first, in a form that JSON can hold.
 
         Returns:
             `process`, `level`; `boxes`, `unknowns`, `skeletons` and `bytes` of the process's factors; `flops` and
             `seconds` of the factorization; `messages` (calls), `sent_bytes` and `waiting_seconds`, solves included.
-            What is exchanged before the first level, to plan them all, is told by `DistributedH2Matrix.statistics`.
+            Messages before the first level, which plan all levels, count in `DistributedH2Matrix.statistics`.
         """
         return of_factorization(self.steps, self.communicator.inner)
 
@@ -212,10 +216,10 @@ def factorize(
 ) -> DistributedFactorization:
     """Factorize a divided matrix; collective. Arguments as `factor.factorize` takes them, the same on all processes.
 
-    Only `device` may differ: where this process eliminates its boxes in batches, as one part if `parts` is left out.
-    With `shifted` a preconditioner for many points is that of A + s I where A's would be too tight (`foresight.py`):
-    its determinant and its root are not A's.
-    With `speeds` boxes are divided in proportion to a number for each process, or to what is "measured" first.
+    Only `device` may differ: the device on which this process eliminates its boxes in batches, as one part if `parts`
+    is left out. With `shifted`, a preconditioner for many points is that of A + s I if that of A would have to be too
+    tight (`foresight.py`): its determinant and its root are not A's. With `speeds`, boxes are divided in proportion to
+    one number per process, or to speeds that are "measured" first.
 
     Raises:
         ConvergenceError: If a pivot fails or solves leave a large residual at the tightest tolerance; all processes
@@ -302,7 +306,7 @@ def factorize(
                     f"{kind} at tolerance {used:.0e} leaves solves a relative residual of {residual:.1e} on exact "
                     f"rows: add a nugget of {1e-9 * size:.0e} or more to the diagonal"
                 )
-            del result, steps  # the next attempt wants the room
+            del result, steps  # frees memory for the next attempt
         else:
             assert failure is not None
             level, place, pivot = failure

@@ -1,14 +1,14 @@
-"""How loose a preconditioner may be for Cholesky to go through, foretold from the smallest eigenvalue.
+"""The largest tolerance at which Cholesky succeeds as a preconditioner, predicted from the smallest eigenvalue.
 
-What compression loses makes a factorization break down where it outweighs the smallest eigenvalue of the matrix. With n
-points the norm that tolerances refer to grows in proportion to n, while the smallest eigenvalue tends to that of the
-noise, and each attempt in vain costs as much as the one that goes through. On the square, exp(-r / 0.1) with nugget
-1e-2 goes through at tolerance 1e-4 with 500,000 points and fails there with a million.
+A factorization breaks down if the error of compression outweighs the smallest eigenvalue of the matrix. With n points
+the norm that tolerances refer to grows in proportion to n, while the smallest eigenvalue tends to that of the noise;
+and each failed attempt costs as much as a successful one. For exp(-r / 0.1) on the square with nugget 1e-2, tolerance
+1e-4 succeeds with 500,000 points and fails with a million.
 
-A preconditioner may be that of A + s I as well: at a million, 1e-4 goes through with the double nugget. The tolerance
-that it bears grows about as the square root of the smallest eigenvalue (2e-4 fails with five times the nugget). With s
-fifteen times the smallest eigenvalue, iterations see a condition number of 16 at most on its account, a dozen steps
-more, and the tolerance is four times as large.
+A preconditioner may also be that of A + s I: at a million points, 1e-4 succeeds with twice the nugget. The largest
+tolerance grows about as the square root of the smallest eigenvalue (2e-4 fails with five times the nugget). With s
+fifteen times the smallest eigenvalue, the shift alone gives the preconditioned matrix a condition number of at most 16,
+which takes a dozen more iterations, and the tolerance is four times as large.
 """
 
 import logging
@@ -24,21 +24,21 @@ from pipeline.hmatrix.swap import Array, gather
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.together import together
 
-_POINTS = 256  # most of a box whose block is looked at
-_BOXES = 16  # that are looked at, evenly along the tree's order
-_BORNE = 80.0  # times the smallest eigenvalue: the Frobenius norm that may be lost
-_SHIFT = 15.0  # times the smallest eigenvalue: what is added to the diagonal
+_POINTS = 256  # largest number of points of a box whose block is looked at
+_BOXES = 16  # boxes that are looked at, evenly along the tree's order
+_BORNE = 80.0  # times the smallest eigenvalue: the largest Frobenius norm of the error
+_SHIFT = 15.0  # times the smallest eigenvalue: the shift of the diagonal
 
 logger = logging.getLogger("pipeline.hmatrix")
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where to begin.
+    """The first attempt at a preconditioner.
 
     Attributes:
-        tolerance: The one asked for, or a smaller one.
-        shift: What is added to the diagonal.
+        tolerance: The tolerance that was asked for, or a smaller one.
+        shift: Number that is added to the diagonal.
     """
 
     tolerance: float
@@ -58,10 +58,10 @@ def foreseen_start(
 
     Args:
         A: A positive definite matrix.
-        own_term: What is added to the diagonal of own rows, in tree order.
-        tolerance: Asked for.
-        share: The part of a factorization's tolerance that its boxes may lose.
-        tightest: Where even this one is too loose, nothing is foretold.
+        own_term: Diagonal term of own rows, in tree order.
+        tolerance: Tolerance that was asked for.
+        share: Share of a factorization's tolerance that its boxes may lose.
+        tightest: Smallest tolerance; if even this one is too large, the result is `tolerance` without a shift.
         communicator: The processes.
     """
     smallest = smallest_eigenvalue(A, own_term, communicator)
@@ -80,7 +80,7 @@ def foreseen_start(
 
 
 def smallest_eigenvalue(A: OwnForm, own_term: Array, communicator: Communicator) -> float:
-    """Return the smallest eigenvalue of some blocks of the diagonal, at least that of the matrix; collective.
+    """Return the smallest eigenvalue of some diagonal blocks, which is at least that of the matrix; collective.
 
     The boxes are the same for every number of processes, as long as their level is one below the cut.
     """

@@ -1,4 +1,4 @@
-"""The part of an H2 matrix that a process holds: the rows of its boxes, and what of others' columns these meet."""
+"""The part of an H2 matrix that a process holds: the rows of its boxes, and which columns of others they need."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from pipeline.hmatrix.swap import Halo, Ids
 
 @dataclass(frozen=True, eq=False)
 class OwnBasis:
-    """Bases of own boxes and of those above the cut, and where the coefficients of others' are kept.
+    """Bases of own boxes and of those above the cut, and where the coefficients of others' boxes are kept.
 
     Attributes:
         basis: Bases of own boxes and of those above the cut; others have rank 0 in it.
@@ -46,7 +46,7 @@ class OwnBasis:
 
     @cached_property
     def native(self) -> Any:
-        """The view of it that native routines take."""
+        """The view that native routines take."""
         basis = self.basis
         view = getattr(_native, f"Basis_{basis.values.dtype.name}")
         return view(self.rank, self.start, basis.order_start, basis.order, basis.value_start, basis.values)
@@ -57,7 +57,7 @@ class OwnBlocks:
     """Blocks of the rows that a process owns.
 
     Attributes:
-        inner: Blocks between own boxes; mirrored where the matrix is symmetric.
+        inner: Blocks between own boxes; mirrored if the matrix is symmetric.
         outer: Blocks with columns that others own, or of boxes above the cut.
     """
 
@@ -69,7 +69,7 @@ class OwnBlocks:
         return self.inner.n_bytes + self.outer.n_bytes
 
     def none(self) -> "OwnBlocks":
-        """Return no blocks, of the same type."""
+        """Return empty lists of blocks of the same type."""
         return OwnBlocks(self.inner.none(), self.outer.none())
 
 
@@ -82,15 +82,15 @@ class OwnForm:
         route: How vectors go from the caller's rows to the tree order.
         admissibility, interactions: Near and far boxes of own boxes and of all above the cut.
         points: The own points.
-        n_fetched: How many points of others its blocks and samples have touched.
-        row_basis, column_basis: The same object where the matrix is symmetric.
+        n_fetched: Number of others' points that blocks and samples have used.
+        row_basis, column_basis: Bases; the same object if the matrix is symmetric.
         near, far: Blocks.
         near_places: Places of others' points in near blocks, sorted.
-        near_halo: Their owners.
+        near_halo: Exchange with the owners of these points.
         far_boxes: Others' boxes in far blocks, in order of their owners.
-        far_halo: Their owners; its rows are those of the coefficients.
-        mirrored: The matrix is symmetric.
-        diagonal_term: What is added to the diagonal of own rows, in tree order, or None.
+        far_halo: Exchange of these boxes' coefficients with their owners.
+        mirrored: Whether the matrix is symmetric.
+        diagonal_term: Added to the diagonal of own rows, in tree order, or None.
         kernel: The kernel whose entries these are.
         tolerance, norm, dtype, notes: See `H2Form`; they are those of the whole matrix.
     """
@@ -123,11 +123,11 @@ class OwnForm:
 
     @property
     def has_blocks(self) -> bool:
-        """Blocks and bases are here; see `without_blocks`."""
+        """Whether blocks and bases are present; see `without_blocks`."""
         return len(self.row_basis.rank) > 0 or self.division.n_points == 0
 
     def without_blocks(self) -> "OwnForm":
-        """Return what a matrix is factorized from: all but blocks and bases, and no product; see `H2Form`."""
+        """Return the form without blocks and bases: it can be factorized, but has no products."""
         return replace(
             self, row_basis=self.row_basis.none(), column_basis=self.column_basis.none(),
             near=self.near.none(), far=self.far.none(),
@@ -140,7 +140,7 @@ class OwnForm:
 
     @property
     def n_own(self) -> int:
-        """How many rows this process owns in tree order."""
+        """Number of rows that this process owns in tree order."""
         return self.division.last - self.division.first
 
     @property

@@ -18,7 +18,7 @@ class KnownFunctions:
     Attributes:
         known: Numbers of the functions on own triangles and those near them, sorted.
         edges: Shape (processes + 1,); process p has the values of functions edges[p] to edges[p + 1] - 1.
-        halo: Who has the values of the known ones that are others'.
+        halo: Exchange with the owners of the other known functions.
         communicator: The processes.
     """
 
@@ -29,14 +29,14 @@ class KnownFunctions:
 
     @classmethod
     def of(cls, known: Ids, edges: Ids, communicator: Communicator) -> "KnownFunctions":
-        """Ask the others for the values that will be wanted; collective."""
+        """Tell the owners which values will be needed; collective."""
         first, last = edges[communicator.rank :][:2]
         others = known[(known < first) | (known >= last)]
         return cls(known, edges, Halo.of(communicator, others, edges), communicator)
 
     @property
     def n(self) -> int:
-        """How many values this process has."""
+        """Number of values of this process."""
         return int(np.diff(self.edges)[self.communicator.rank])
 
     def own_columns(self) -> NDArray[np.float64]:

@@ -1,10 +1,10 @@
 """Boundary integral operators of a surface whose triangles are divided among processes.
 
-A panel matrix Q^T K Q + Z is divided by rows, those of a process's own triangles (`boundary_elements/operators.py` has
-the terms). K is a divided H2 matrix of their quadrature points; the transpose of a double layer's is compressed anew.
-For Z a process knows the triangles near its own, and of a space all functions on either. It fetches the values of those
-that are others', and what it adds up for them goes back to their owners. Constants belong to the owner of their
-triangle, linear functions to that of their vertex.
+A panel matrix Q^T K Q + Z (`boundary_elements/operators.py`) is divided by rows: a process has those of its own
+triangles. K is a divided H2 matrix of the quadrature points; the transpose of a double layer's K is compressed by
+itself. For Z a process knows the triangles near its own, and all functions of a space on either. It fetches the values
+of functions that others own, and sends its sums for them to the owners. A constant belongs to the owner of its
+triangle, a linear function to the owner of its vertex.
 """
 
 import json
@@ -37,7 +37,7 @@ from pipeline.runtime.together import gather_text, require_alike, together
 from pipeline.runtime.words import shown
 
 _AT_A_TIME = 65536  # rows of an array that are read together
-_TIE = 1e-2  # relative difference of distances that rounding stays below, wherever a mesh may lie
+_TIE = 1e-2  # relative difference of distances, above that of rounding wherever a mesh may lie
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,8 @@ class OwnPanels:
         near: Z, whose rows and columns of own triangles are complete; shape (3 t, 3 t) for own triangles and those near
             them.
         dtype: The type of the entries.
-        compressed: Gives K divided like the triangles, or its transpose; collective. The equations of a wave take one
-            of the two.
+        compressed: Returns K divided like the triangles, or its transpose if called with True; collective. The
+            equations of a wave need one of the two.
     """
 
     rule: csr_array
@@ -70,7 +70,7 @@ class OwnPanels:
         return y
 
     def rows(self, *, transposed: bool) -> tuple[DistributedH2Matrix, csr_array]:
-        """Return own rows of K and of Z, or of their transposes; collective where they are first wanted."""
+        """Return own rows of K and of Z, or of their transposes; collective at the first call."""
         if transposed not in self._made:
             n_own = self.rule.shape[1]
             near = _first_rows(self.near.T.tocsr() if transposed else self.near, n_own, self.dtype)
@@ -86,15 +86,15 @@ class OwnPanels:
 class DistributedLayerOperators(LayerOperators):
     """The operators of `LayerOperators` on a divided surface.
 
-    Making one, products, sums and multiples are collective: all processes call the same methods in the same order.
+    Construction, products, sums and multiples are collective: all processes call the same methods in the same order.
 
     Attributes:
-        n_own: The first so many triangles of `mesh` are this process's; the others are near to these.
+        n_own: Number of own triangles, the first of `mesh`; the others are near to these.
         numbers: Numbers of the triangles of `mesh` in the whole mesh.
-        vertices: Numbers of its vertices, sorted.
+        vertices: Numbers of the vertices of `mesh` in the whole mesh, sorted.
         edges: Shape (processes + 1,); process p has triangles edges[p] to edges[p + 1] - 1.
-        whole: All of the surface in a few numbers.
-        notes: What is to be said of it.
+        whole: Numbers that describe the whole surface.
+        notes: Notes on the surface.
         communicator: The processes.
     """
 
@@ -124,15 +124,15 @@ class DistributedLayerOperators(LayerOperators):
         read it piece by piece, so that arrays mapped from files never come to memory whole.
 
         Args:
-            vertices: Shape (v, 3). These and what follows are the same on all processes.
+            vertices: Shape (v, 3). All arguments are the same on all processes.
             triangles: Shape (t, 3).
             kernel: The fundamental solution.
             communicator: The processes.
-            tolerance: The relative error allowed to compression.
+            tolerance: Relative error of the compression.
 
         Raises:
             ConfigError: If the mesh is not usable, or too coarse for the kernel's wavelength, or if processes pass
-                unlike arguments; all of them raise it.
+                different arguments; all of them raise it.
             TypeError, ValueError: If an argument of one process is wrong; all of them raise it.
         """
         require_communicator(communicator)
@@ -154,8 +154,8 @@ class DistributedLayerOperators(LayerOperators):
         edges = _edges(len(triangles), communicator)
         first, last = edges[communicator.rank :][:2].tolist()
         with together(communicator):
-            # Structured meshes have triangles just as far apart as near ones are at most. Rounding decides over them in
-            # `near_pairs`, which has to know them on both processes.
+            # On structured meshes, distances may equal the limit for near triangles, so that rounding decides in
+            # `near_pairs`. Both processes have to know such triangles.
             others = OwnTriangles.of(vertices, triangles, first, last, near=(1 + _TIE) * cls.near).others
             numbers = np.concatenate([np.arange(first, last), others])
             corners = np.asarray(triangles[numbers], np.int64).reshape(-1, 3)
@@ -190,7 +190,7 @@ class DistributedLayerOperators(LayerOperators):
 
     @property
     def surface(self) -> WholeSurface:
-        """The surface in a few numbers."""
+        """Numbers that describe the surface."""
         assert self.whole is not None
         return self.whole
 
@@ -242,11 +242,11 @@ class DistributedLayerOperators(LayerOperators):
     def _near_pairs(self) -> torch.Tensor:
         pairs = super()._near_pairs()
         pairs = pairs[:, pairs.amin(dim=0) < self.n_own]
-        # Rules have a first triangle, which is the same whoever integrates.
+        # Rules tell a first and a second triangle apart: their order is the same on both processes.
         numbers = torch.from_numpy(self.numbers)[pairs]
         return torch.where(numbers[0] <= numbers[1], pairs, pairs.flip(0))
 
-    # Processes may be threads, and `cached_property` lets one thread after the other in: nothing collective is one.
+    # Processes may be threads, and `cached_property` lets in one thread at a time: nothing collective is cached by it.
     @property
     def _single(self) -> Panels:
         if "single" not in self._panels:
@@ -293,12 +293,12 @@ def _checksums(what: str, array: NDArray[Any], dtype: type) -> dict[str, int]:
 
 
 def _edges(n: int, communicator: Communicator) -> Ids:
-    """Return where the ranges of about equally many begin, shape (processes + 1,)."""
+    """Return where ranges of about equal size begin, shape (processes + 1,)."""
     return np.arange(communicator.size + 1, dtype=np.int64) * n // communicator.size
 
 
 def _first_rows(matrix: csr_array, n: int, dtype: np.dtype[Any]) -> csr_array:
-    """Return a matrix of the same shape with the first rows alone, whose entries stay where they are if they can."""
+    """Return a matrix of the same shape with the first rows alone; entries are copied only to change their type."""
     end = matrix.indptr[n]
     starts = np.minimum(matrix.indptr, end)
     entries = matrix.data[:end].astype(dtype, copy=False)
@@ -308,7 +308,7 @@ def _first_rows(matrix: csr_array, n: int, dtype: np.dtype[Any]) -> csr_array:
 def _everybodys_surface(
     vertices: NDArray[Any], triangles: NDArray[Any], kernel: FundamentalSolution, communicator: Communicator
 ) -> tuple[WholeSurface, tuple[str, ...]]:
-    """Return the surface in a few numbers, which process 0 finds, and what is to be said of it; collective."""
+    """Return numbers that describe the surface and notes on it, as process 0 finds them; collective."""
     told = ""
     with together(communicator):
         if communicator.rank == 0:

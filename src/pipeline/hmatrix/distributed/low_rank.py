@@ -1,10 +1,10 @@
 """`DistributedLowRank`: a smooth covariance of points in many dimensions as F F' + D, divided among processes by rows.
 
-In many dimensions most boxes are near each other, and a hierarchical form gains little over the dense one. A smooth
-kernel's matrix has few large eigenvalues there instead, and columns at pivots drawn at random find them
-(`pivoted.py`). What these leave of the diagonal is kept, so that the matrix stays positive definite and errs off the
-diagonal alone. Storage is n times the rank. A solve by the formula of Sherman, Morrison and Woodbury needs no
-tolerance; its rounding grows with |K| / diagonal.
+In many dimensions most boxes are near each other, and a hierarchical form gains little over the dense one; but the
+matrix of a smooth kernel has few large eigenvalues, and columns at pivots drawn at random find them (`pivoted.py`).
+The residual diagonal is kept, so that the matrix stays positive definite and has errors only off the diagonal. Storage
+is n times the rank. A solve by the formula of Sherman, Morrison and Woodbury needs no tolerance; its rounding error
+grows with |K| / diagonal.
 """
 
 import itertools
@@ -44,10 +44,10 @@ class DistributedLowRank:
     Attributes:
         factor: Own rows of F, shape (n, rank).
         diagonal: Own rows of D, shape (n,).
-        communicator: The processes, and a count of what passed between them.
+        communicator: The processes, and counts of their messages.
         tolerance: Relative error that was asked for.
         relative_error: Relative error on sampled exact rows.
-        seconds: What it took to build.
+        seconds: Time of building.
     """
 
     factor: Array
@@ -77,7 +77,7 @@ class DistributedLowRank:
             kernel: A covariance, the same on all processes.
             communicator: The processes.
             diagonal: Number above 0 that is added to the diagonal.
-            tolerance: Relative error of products, the diagonal left aside.
+            tolerance: Relative error of products, without the diagonal.
             seed: Seed of the pivots.
 
         Raises:
@@ -116,7 +116,7 @@ class DistributedLowRank:
 
     @property
     def rank(self) -> int:
-        """Columns of F."""
+        """Number of columns of F."""
         return int(self.factor.shape[1])
 
     @property
@@ -127,7 +127,7 @@ class DistributedLowRank:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the caller should know of how it was built."""
+        """What the caller should know about the construction."""
         return (
             f"{self.rank} columns at pivots drawn at random and the rest of the diagonal stand for the matrix",
         )
@@ -144,19 +144,18 @@ class DistributedLowRank:
         )
 
     def factorize(self) -> "LowRankFactorization":
-        """Return what solves with the matrix by a formula that needs no tolerance.
+        """Return a factorization by the formula of Sherman, Morrison and Woodbury, which needs no tolerance.
 
-        Costs O(n rank²). Rounding grows with |K| / diagonal: the residual |A x - b| / |b| is about the unit roundoff
-        times that.
+        Costs O(n rank²). The residual |A x - b| / |b| is about the unit roundoff times |K| / diagonal.
         """
         return LowRankFactorization(self, Woodbury(self.factor, self.diagonal, self.communicator))
 
     def error_estimate(self) -> float:
-        """Return the relative error of products with random vectors, the diagonal left aside, on exact rows."""
+        """Return the relative error of products with random vectors, without the diagonal, on exact rows."""
         return self.relative_error
 
     def level_table(self) -> list[dict[str, Any]]:
-        """Return the one level that there is, as `DistributedH2Matrix.level_table` does."""
+        """Return a table with a single level, as `DistributedH2Matrix.level_table` does."""
         n = self.shape[0]
         n_bytes = int(self._total(np.array([float(self.n_bytes)]))[0])
         return [
@@ -167,7 +166,7 @@ class DistributedLowRank:
         ]  # fmt: skip
 
     def shown_blocks(self) -> tuple[NDArray[np.int32], int]:
-        """Return no blocks, and that none is left out: the matrix has no structure to show."""
+        """Return an empty list of blocks and 0: the matrix has no structure to show."""
         return np.zeros((0, 5), np.int32), 0
 
     def statistics(self) -> dict[str, Any]:
@@ -199,7 +198,7 @@ class DistributedLowRank:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write own rows into a folder of the given one, which is the same for all processes."""
+        """Write own rows into a subfolder of `path`, which is the same for all processes."""
         with together(self.communicator.inner):
             folder = Path(path)
         require_alike(self.communicator.inner, {"path": str(folder)})
@@ -255,7 +254,7 @@ class DistributedLowRank:
         return summed(self.communicator, own)
 
     def acted(self, own_x: Vectors, action: Callable[[Array], Array]) -> Vectors:
-        """Return own rows of what an action makes of vectors of shape (own rows,) or (own rows, m)."""
+        """Apply an action to own rows of vectors, shape (own rows,) or (own rows, m)."""
         values = checked(len(self.factor), own_x, self.communicator.inner, "the matrix")
         columns = values if values.ndim == 2 else values[:, None]
         result = action(columns).reshape(values.shape)
@@ -272,11 +271,11 @@ def _part(folder: Path, process: int) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class LowRankFactorization:
-    """What solves with a matrix of low rank and a diagonal. Every method is collective.
+    """A factorization of a matrix of low rank plus a diagonal. Every method is collective.
 
     Attributes:
         matrix: The matrix.
-        inverse: Its inverse.
+        inverse: The inverse of the matrix.
         kind, notes, speeds: As a `DistributedFactorization` has them.
     """
 
@@ -288,7 +287,7 @@ class LowRankFactorization:
 
     @property
     def used_tolerance(self) -> float:
-        """The tolerance of the matrix: nothing more is lost but by rounding."""
+        """The tolerance of the matrix, to which solves add rounding errors only."""
         return self.matrix.tolerance
 
     def solve(self, own_b: Vectors) -> Vectors:

@@ -1,4 +1,4 @@
-"""`DistributedH2Matrix`: the face of an H2 matrix that is divided among processes."""
+"""`DistributedH2Matrix`, the public class of H2 matrices that are divided among processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,24 +49,24 @@ from pipeline.runtime.communicator import Communicator, Counting, counting_of
 from pipeline.runtime.together import require_alike, together
 from pipeline.runtime.words import shown
 
-_TRIED = 32  # points at which a kernel of the user's own is tried
+_TRIED = 32  # points at which a user's kernel is tried
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DistributedH2Matrix:
     """A compressed matrix of which each process holds its rows. Every method is collective.
 
-    Vectors come and go in the caller's own distribution: on each process those entries whose points it passed.
+    Vectors are divided as the caller divided the points: each process has the entries of the points that it passed.
 
     Attributes:
-        form: What this process holds.
-        communicator: The processes, and a count of what passed between them.
+        form: This process's part of the matrix.
+        communicator: The processes, and counts of their messages.
     """
 
     form: OwnForm
     communicator: Counting
 
-    # NumPy's arrays and numbers leave their products with a matrix to it.
+    # Makes NumPy's arrays and numbers leave their products with a matrix to this class.
     __array_ufunc__: ClassVar[None] = None
 
     @classmethod
@@ -85,16 +85,17 @@ class DistributedH2Matrix:
         """Compress the matrix k(points[i], points[j]) + diagonal over the points of all processes.
 
         Args:
-            own_points: Shape (n, d), this process's: any split, none at all too. The matrix's rows are numbered process
-                by process.
-            kernel: The same on all processes.
+            own_points: This process's points, shape (n, d), in any split; perhaps none. Rows of the matrix are numbered
+                process by process.
+            kernel: The kernel, the same on all processes.
             communicator: The processes.
             diagonal: A number, the same on all processes, or shape (n,) for the own rows.
             tolerance, leaf_size, admissibility: See `H2Matrix.from_kernel`; they are the same on all processes.
-            progress: Called with the boxes that this process has compressed and the number of all.
+            progress: Called with the number of boxes that this process has compressed, and the number of all.
 
         Raises:
-            ConfigError, ConvergenceError, TypeError, ValueError: If one process has a reason; all of them raise it.
+            ConfigError, ConvergenceError, TypeError, ValueError: As for `H2Matrix.from_kernel`, or if processes pass
+                different arguments. An error of one process is raised on all.
         """
         counting = counting_of(communicator)
         with together(communicator):
@@ -161,7 +162,7 @@ class DistributedH2Matrix:
 
     @property
     def n_own_rows(self) -> int:
-        """How many entries of a vector this process passes and gets."""
+        """Number of entries of a vector on this process."""
         return self.form.route.n_rows
 
     @property
@@ -170,7 +171,7 @@ class DistributedH2Matrix:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the caller should know of how it was built."""
+        """What the caller should know about the construction."""
         return self.form.notes
 
     @property
@@ -218,7 +219,7 @@ class DistributedH2Matrix:
         return self * -1.0
 
     def __add__(self, other: object) -> None:
-        """Raise TypeError on all processes: sums are those of kernels."""
+        """Raise TypeError on all processes: kernels can be added instead."""
         with together(self.communicator.inner):
             raise TypeError(
                 f"{shown(other)} cannot be added to or subtracted from a divided matrix: compress the sum of the "
@@ -249,14 +250,15 @@ class DistributedH2Matrix:
     ) -> DistributedFactorization:
         """Factorize by parts, some on each process.
 
-        Everything is divided; of others' boxes a process knows a few for each process and what is around its own.
+        All data is divided; of others' boxes, a process knows a few per process and the surroundings of its own boxes.
 
         Args:
             tolerance, kind, parts, progress: See `H2Matrix.factorize`; they are the same on all processes.
-            device: Where this process eliminates its boxes in batches, beside others that work natively: its GPU.
-            speeds: How many boxes each process should own beside the others: a number for each, the same list on all
-                processes, or "measured" to time a few boxes of each level everywhere before. `speeds` of the result
-                has what was found; passed as numbers (`boxes_per_second`) it gives the same division again.
+            device: Device on which this process eliminates its boxes in batches, such as its GPU; other processes may
+                work natively.
+            speeds: Relative number of boxes that each process should own: one number per process, the same list on all,
+                or "measured" to time a few boxes of each level on all processes first. `speeds` of the result has the
+                measurements; their numbers (`boxes_per_second`) give the same division again.
         """
         return factorize(
             self.form, self.communicator,
@@ -276,15 +278,15 @@ class DistributedH2Matrix:
         Args:
             own_b: Shape (own rows,) or (own rows, m).
             tolerance: Relative residual of each column, 2-norm; if left out 1e-8, or 1e-5 in single precision.
-            factorization: The preconditioner; otherwise a loose one is made.
-            max_iterations: Largest number of iterations of conjugate gradients, or of GMRES where A is not definite.
+            factorization: The preconditioner; by default a loose one is made.
+            max_iterations: Largest number of iterations of conjugate gradients, or of GMRES if A is not definite.
 
         Returns:
-            Own rows of x, and how the solve went: `info.relative_residual` is that with the compressed matrix,
-            `info.exact_residual` that on sampled exact rows. A warning is logged where they differ by more than ten.
+            Own rows of x, and how the solve went. `info.relative_residual` is the residual with the compressed matrix,
+            `info.exact_residual` the one on sampled exact rows; a warning is logged if it is over ten times larger.
 
         Raises:
-            ConvergenceError: If the tolerance is not reached, or the solution means nothing on exact rows; all
+            ConvergenceError: If the tolerance is not reached, or the residual on exact rows makes x meaningless; all
                 processes raise it.
         """
         with together(self.communicator.inner):
@@ -317,10 +319,10 @@ class DistributedH2Matrix:
         save(self.form, path, self.communicator)
 
     def on_disk(self, path: Path | str) -> "DistributedH2Matrix":
-        """Return the same matrix with its blocks in files of a folder, which products read from there.
+        """Return the same matrix with its blocks in files of a folder, from which products read them.
 
-        Where memory is scarce, a factorization has the room that they took once `self` is let go. The folder has to
-        stay as long as the matrix is used.
+        Once `self` is deleted, the memory of the blocks is free for a factorization. The folder has to stay as long as
+        the matrix is used.
         """
         return DistributedH2Matrix(on_disk(self.form, path, self.communicator), self.communicator)
 
@@ -344,7 +346,7 @@ class DistributedH2Matrix:
         return sampled_error(self.form, self.communicator, seed=seed, n_vectors=n_vectors)
 
     def statistics(self) -> dict[str, Any]:
-        """Return what each process holds, has done and sent, as JSON can hold it.
+        """Return what each process holds, has computed and has sent, in a form that JSON can hold.
 
         Returns:
             Lists with an entry for each process: `rows`, `n_bytes` of the matrix, `points_of_others` that its blocks
@@ -353,12 +355,12 @@ class DistributedH2Matrix:
             `bytes`, `product_flops` of one product with a vector, `seconds` of building bases; `messages` (calls),
             `sent_bytes` and `waiting_seconds` of what is exchanged for this level alone, since the build began.
 
-            For a level alone are exchanged the bounds of its boxes, and all of a factorization: its plan, points,
-            records and solves. On the lowest level these are also the points of near leaves and, of a product, x
-            there; on the level at which boxes are dealt to processes the bases above it and, of a product, their
-            coefficients. For all levels at once, so that they are in the sums alone, are exchanged the points of
-            samples, the skeletons and coefficients of far boxes, the rows of checks, and vectors between the caller's
-            order and the tree's.
+            Messages of a single level have the bounds of its boxes, and everything of a factorization: its plan,
+            points, records and solves. On the lowest level they also have the points of near leaves and, in a product,
+            their x; on the level at which boxes are dealt to processes, the bases above it and, in a product, their
+            coefficients. Other messages are of all levels at once, and count in the sums alone: the points of samples,
+            the skeletons and coefficients of far boxes, the rows of checks, and vectors between the caller's order and
+            the tree's.
         """
         return of_matrix(self.form, self.communicator)
 
@@ -371,7 +373,7 @@ class DistributedH2Matrix:
         return shown_blocks(self.form, self.communicator)
 
     def as_linear_operator(self) -> LinearOperator:
-        """Return the same for SciPy, over own rows. SciPy's own sums of dot products do not span processes."""
+        """Return the matrix as a SciPy operator on own rows; SciPy's dot products do not span processes."""
         shape = (self.n_own_rows, self.n_own_rows)
         return LinearOperator(
             shape, matvec=lambda x: self @ x.reshape(-1), matmat=lambda x: self @ x, dtype=self.dtype

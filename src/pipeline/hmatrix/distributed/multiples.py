@@ -15,8 +15,9 @@ def scaled(A: OwnForm, factor: complex, communicator: Communicator) -> OwnForm:
     """Return factor · A; collective.
 
     Raises:
-        ConfigError: If processes pass unlike factors.
-        TypeError, ValueError: If a factor is no number, or as `transpose.scaled` does; all processes raise it.
+        ConfigError: If processes pass different factors.
+        TypeError: If a factor is not a number; all processes raise it.
+        ValueError: As `transpose.scaled` does; all processes raise it.
     """
     with together(communicator):
         _require_number(factor)

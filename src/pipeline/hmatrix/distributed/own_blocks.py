@@ -19,7 +19,7 @@ from pipeline.runtime.together import together
 def near_blocks(
     work: DividedBuild, points: KeptPoints, stored: np.dtype[Any]
 ) -> tuple[OwnBlocks, Ids, KeptPoints]:
-    """Return the blocks of own leaves, the places of others' points in them, and points with these; collective."""
+    """Return the blocks of own leaves, the places of others' points in them, and `points` with these; collective."""
     tree, division = work.tree, work.division
     first, second = pairs_of(work.lists.near, mirrored=False)
     leaves = (first >= tree.level_start[-2]) & division.is_own[first]
@@ -45,8 +45,8 @@ def couplings(
     """Return the blocks between far boxes, given the bases; collective.
 
     Returns:
-        The blocks; others' boxes in them, in order of their owners; the rows of their coefficients; bases of rows and
-        of columns that know the ranks of these boxes; points with those of their skeletons.
+        The blocks; others' boxes in them, in order of their owners; the exchange of these boxes' coefficients; bases
+        of rows and of columns that know the ranks of these boxes; `points` with the skeletons of these boxes.
     """
     division, communicator = work.division, work.communicator
     first, second = pairs_of(work.lists.far, mirrored=False)
@@ -63,14 +63,14 @@ def couplings(
     own = np.concatenate([[0], np.cumsum(column_basis.basis.rank, dtype=np.int64)])
     edges, places = boxes_halo.fetch_lists(communicator, own, column_basis.basis.skeletons)
     needed = places
-    if division.n_top:  # skeletons above the cut are anybody's points
+    if division.n_top:  # skeletons above the cut may be points of any process
         needed = np.concatenate([places, *(side.basis.skeletons for side in (row_basis, column_basis))])
     points = points.fetched(needed.astype(np.int64), division.edges, communicator)
     full = column_basis.rank.copy()
     full[others] = np.diff(edges)
     columns = OwnBasis(column_basis.basis, full)
     rows = columns if row_basis is column_basis else row_basis
-    # The coefficients of others' boxes are where theirs are: each owner says which rows it will be asked for.
+    # Each owner knows where the coefficients of its boxes are: these are the rows that others ask for.
     halo = Halo(
         {rank: chained(columns.start[boxes], columns.start[boxes + 1]) for rank, boxes in asked.items()},
         {rank: int(full[boxes].sum()) for rank, boxes in wanted.items() if len(boxes)},
@@ -85,10 +85,10 @@ def _skeletons(work: DividedBuild, columns: OwnBasis, others: Ints, places: Ints
     """Return the skeletons of own boxes, of those above the cut and of others' boxes, one box after the other.
 
     Args:
-        work: What is compressed.
-        columns: Bases of columns that know the ranks of all of these.
+        work: The matrix to compress.
+        columns: Bases of columns that know the ranks of all these boxes.
         others: Others' boxes in far blocks, in order of their owners.
-        places: Skeletons of these.
+        places: Skeletons of `others`.
     """
     division = work.division
     known = columns.rank.copy()
@@ -113,7 +113,7 @@ def _blocks(
     pairs: tuple[Ints, Ints],
     stored: np.dtype[Any],
 ) -> OwnBlocks:
-    """Evaluate the blocks of pairs of boxes, those between own boxes apart; collective."""
+    """Evaluate the blocks of pairs of boxes, separately for pairs of own boxes; collective."""
     first, second = pairs
     own = work.division.is_own
     inner = own[first] & own[second]

@@ -1,4 +1,4 @@
-"""What a process takes out of the shards of a matrix, for any other number of processes than they were written by."""
+"""The part of a matrix that a process reads from shards, which any number of processes may have written."""
 
 from pathlib import Path
 
@@ -16,16 +16,16 @@ _OF_POINTS, _OF_LEAVES = {"points", "numbers", "diagonal_term"}, {"lower", "uppe
 
 
 class OwnShards:
-    """What a process takes out of the shards that hold rows of its own, and bases above the cut out of all.
+    """Data of a process: from the shards that hold its rows, and bases above the cut from all shards.
 
     Attributes:
-        rows: Own rows of what shards have for each point, and for each leaf.
+        rows: Own rows of the arrays that shards have by point or by leaf.
         bases: Bases of own boxes and of those above the cut, by side.
         near, far: Blocks of own boxes and of those above the cut, by pairs of numbers in the whole tree.
         stored: Type of the blocks.
         checked: Shards that this process checks: those whose first leaf it owns. It reads these too.
-        touched: Shards that it reads: also those that have other leaves of its own. One without leaves looks into the
-            first, of which it takes no rows.
+        touched: Shards that this process reads: also those that have other leaves of its own. A process without leaves
+            opens the first shard, but takes no rows from it.
     """
 
     def __init__(self, told: Description, ownership: Ownership) -> None:
@@ -43,7 +43,7 @@ class OwnShards:
         self._edges, self._leaves, edges = before.edges, before.edges_on(leaves), ownership.edges_on(leaves)
         self._first_leaf, self._last_leaf = edges[rank : rank + 2].tolist()
         self._n_common = max(ownership.n_top, before.n_top)
-        # The last process that starts at or before the leaf has it: those before, at the same leaf, have none.
+        # The last process that starts at or before the leaf has it: earlier ones that start there have no leaves.
         owner = np.searchsorted(edges, np.minimum(self._leaves[:-1], edges[-1] - 1), side="right") - 1
         self.checked = np.flatnonzero(owner == rank).tolist()
         shared = (self._leaves[:-1] < self._last_leaf) & (self._leaves[1:] > self._first_leaf)
@@ -54,7 +54,7 @@ class OwnShards:
         """Read all bytes of the shards that this process checks.
 
         Raises:
-            ArtifactError: If one is missing, or not as it was written.
+            ArtifactError: If a shard is missing, or not as it was written.
         """
         for number in self.checked:
             check_shard(path, number, self._told.checksums[number])
@@ -81,9 +81,9 @@ class OwnShards:
         self.rows = {name: np.concatenate(parts) for name, parts in found.items()}
 
     def share(self, communicator: Communicator) -> None:
-        """Tell all processes the bases above either cut, each told by the one that checked their shard; collective.
+        """Give all processes the bases above either cut, from the process that checked their shard; collective.
 
-        They may lie in the first shard alone, or in one of a process that had more boxes above it than there are now.
+        These bases are in the first shard or, if the cut is lower now, in the shards of the boxes' former owners.
         """
         for basis in self.bases.values():
             common = sorted(box for box in basis.lists if box < self._n_common)
@@ -99,7 +99,7 @@ class OwnShards:
         return self._is_below(boxes) | (boxes < self._n_common)
 
     def _is_row(self, boxes: Array) -> NDArray[np.bool_]:
-        """Tell which boxes are own ones or above these."""
+        """Tell which boxes are own ones or above own ones."""
         ownership = self._ownership
         found = self._is_below(boxes)
         own = ownership.own_on(ownership.cut)
@@ -123,7 +123,7 @@ class OwnShards:
 
 
 def _overlap(edges: Ids, first: int, last: int) -> tuple[int, int]:
-    """Return first and last + 1 of the rows of a shard that are among some, counted from the shard's first."""
+    """Return first and last + 1 of a shard's rows among `first` to `last` - 1, counted from the shard's first row."""
     low, high = (int(edge) for edge in edges)
     start = min(max(first - low, 0), high - low)
     return start, max(min(last, high) - low, start)

@@ -1,7 +1,7 @@
 """Plans of the levels of a divided matrix: processes plan for the boxes that they own, and keep what their parts need.
 
-Nobody has all near lists. Levels above the cut, a few boxes for each process, are planned by everyone alike. Of the
-others a process knows the cuts and its own boxes, with those within two near-steps of them.
+No process has all near lists. Levels above the cut, a few boxes per process, are planned by every process in the same
+way. On other levels a process knows the cuts, its own boxes, and the boxes within two near-steps of them.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from pipeline.runtime.communicator import Communicator, on_level
 
 @dataclass(frozen=True, eq=False)
 class NearBoxes:
-    """Near boxes of any box, from its owner.
+    """Near boxes of any box, fetched from its owner.
 
     Attributes:
         division: Who owns which boxes.
@@ -36,11 +36,11 @@ class NearBoxes:
     communicator: Communicator
 
     def of(self, level: int, boxes: Ids) -> tuple[Ids, Ints]:
-        """Return the near boxes of some of a level one after the other, and where each box's start; collective.
+        """Return where each box's near boxes start, and the near boxes one after the other; collective.
 
         Args:
             level: Number of the level; boxes are numbered from its first.
-            boxes: Sorted.
+            boxes: Boxes of the level, sorted.
         """
         division, first = self.division, int(self.division.whole.level_start[level])
         if level < division.cut:
@@ -63,8 +63,8 @@ class NearBoxes:
         """Return near lists of some boxes of a level and of boxes near to these; collective.
 
         Returns:
-            Numbers of the boxes near to `boxes` that are others, those of all boxes in the lists, both sorted, and the
-            lists as rows of a matrix of the latter: empty ones for boxes at two steps.
+            Numbers of the boxes near to `boxes` but not among them, sorted; numbers of all boxes in the lists, sorted;
+            and the lists as rows of a matrix of the latter, with empty rows for boxes two near-steps away.
         """
         start, members = self.of(level, boxes)
         ring = np.setdiff1d(distinct(members), boxes, assume_unique=True)
@@ -100,9 +100,9 @@ class DividedPlan:
 
     Attributes:
         partition: What the parts need of the plan.
-        numbers_on_level: Boxes within two near-steps of those that the parts own here, or below, from the level's
-            first on.
-        near: Lists as rows of a matrix of these; empty ones of boxes at two steps.
+        numbers_on_level: Boxes within two near-steps of those that the parts own here, or below, numbered from the
+            level's first.
+        near: Lists as rows of a matrix of these boxes, with empty rows for boxes two near-steps away.
     """
 
     partition: LevelPartition

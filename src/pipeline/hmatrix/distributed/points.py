@@ -23,7 +23,7 @@ class KeptPoints:
         first: Place of the first own point.
         own: Coordinates of the own points, shape (n, d).
         places: Places of the others, sorted.
-        others: Their coordinates.
+        others: Coordinates of the others.
     """
 
     first: int
@@ -33,7 +33,7 @@ class KeptPoints:
 
     @property
     def last(self) -> int:
-        """The place behind the last own point."""
+        """The place after the last own point."""
         return self.first + len(self.own)
 
     def with_others(self, places: Ids, others: Floats) -> "KeptPoints":
@@ -80,7 +80,7 @@ def kernel_matrix(
 ) -> "_native.KernelMatrix":
     """Return entries between points for native routines, which number them by place, or plain points by row.
 
-    With `is_complex`, a real kernel's entries are wanted as complex numbers, as `entries.kernel_matrix` says.
+    With `is_complex`, the entries of a real kernel are complex numbers, as for `entries.kernel_matrix`.
     """
 
     def at(points: AllOrKeptPoints, rows: Ints) -> torch.Tensor:

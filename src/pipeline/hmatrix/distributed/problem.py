@@ -1,7 +1,7 @@
-"""What a process has to know to eliminate its parts of a divided matrix.
+"""What a process needs to know to eliminate its parts of a divided matrix.
 
-A part wants the coordinates of its own points, of the unknowns of its ghosts and of samples of the far field. They are
-fetched level by level from their owners (parts/elimination.py says which), and those of the level before are let go.
+A part needs the coordinates of its own points, of the unknowns of its ghosts and of samples of the far field. These are
+fetched from their owners level by level (parts/elimination.py says which); those of the previous level are dropped.
 """
 
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ def divided_problem(
     sampling: FarSampling,
     dense_end: int,
 ) -> Problem:
-    """Return what this process's parts have to know of A; collective.
+    """Return what this process's parts need to know of A; collective.
 
     Args:
         A: The matrix.
-        own_term: What is added to the diagonal of own rows, in tree order.
+        own_term: Diagonal term of own rows, in tree order.
         team: The parts; what they fetch while they eliminate passes through the team's communicator.
         communicator: The same processes, as they plan.
         kind, working, stored, sampling, dense_end: See `Problem`.
@@ -77,12 +77,12 @@ def divided_problem(
 
 @dataclass(frozen=True, eq=False)
 class PartsBoxes:
-    """Boxes that this process's parts have to know.
+    """Boxes that this process's parts need to know.
 
     Attributes:
         tree: The boxes.
         near, far: See `Problem`.
-        plan: Who owns which of them; left out where all boxes are known.
+        plan: Which part owns which of them; None if all boxes are known.
     """
 
     tree: ClusterTree
@@ -94,7 +94,7 @@ class PartsBoxes:
 def parts_boxes(
     A: OwnForm, plans: list[DividedPlan], team: Team, communicator: Communicator, *, at_end: int
 ) -> PartsBoxes:
-    """Find what is around the boxes that this process's parts own; collective.
+    """Find the surroundings of the boxes that this process's parts own; collective.
 
     Args:
         A: The matrix.
@@ -138,7 +138,7 @@ class _Kept:
     Attributes:
         kernel: The kernel.
         first: Place of the first of these points.
-        points, diagonal: Coordinates, and what is added to the diagonal.
+        points, diagonal: Coordinates and diagonal term of these points.
         edges: Shape (processes + 1,); process p has places edges[p] to edges[p + 1] - 1.
         communicator: The processes.
     """

@@ -1,4 +1,4 @@
-"""The product of a matrix that is divided by rows: each process multiplies the blocks of its own.
+"""The product of a matrix that is divided by rows: each process multiplies its own blocks.
 
 Coefficients rise from own leaves to the cut; those of the cut are gathered, and every process lifts them to the top, a
 few boxes. Others' x of near leaves and coefficients of far boxes are fetched, to be multiplied by own blocks.
@@ -116,7 +116,7 @@ def _add(
 
 
 def _near_places(A: OwnForm) -> tuple[Ids, Ints]:
-    """Return where each leaf's points are among own rows and those fetched for near blocks, and how many."""
+    """Return where each leaf's points are among own rows and those fetched for near blocks, and their number."""
     tree, first = A.division.tree, A.division.first
     at = np.where(
         A.division.is_own,

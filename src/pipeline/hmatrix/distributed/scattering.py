@@ -20,7 +20,7 @@ from pipeline.runtime.together import require_alike, together
 from pipeline.runtime.words import shown
 
 _TRIED = 4  # points at which the processes' waves are compared
-_SAME = 1e-8  # relative difference of values that processors round unlike
+_SAME = 1e-8  # relative difference that the rounding of different processors may cause
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class DistributedScattering:
     """A scattered wave.
 
     Attributes:
-        own: What this process's triangles give.
+        own: The wave that comes from this process's triangles.
         communicator: The processes.
     """
 
@@ -68,7 +68,7 @@ def _require_one_wave(incident: Incident, operators: DistributedLayerOperators, 
     communicator = operators.communicator
     assert communicator is not None
     own = operators.own_mesh.centroids.numpy()
-    # The last process has a triangle, whoever else has none.
+    # The last process has a triangle, even if others have none.
     last = communicator.rank == communicator.size - 1
     points = np.concatenate(gather(communicator, own[: _TRIED if last else 0]))
     with together(communicator):
@@ -100,13 +100,13 @@ def solve_distributed_scattering(
     """Solve for the wave that a divided surface scatters; collective. Equations are those of `solve_scattering`.
 
     Args:
-        operators: Those of the surface, for the wavenumber of the wave.
-        incident: What comes in, the same on all processes.
+        operators: The operators of the surface, for the wavenumber of the wave.
+        incident: The incident wave, the same on all processes.
         condition, tolerance, max_iterations: See `solve_scattering`.
 
     Raises:
         ConfigError: If the wave has another wavenumber than the operators, or a hard screen is too coarse, or if
-            processes pass unlike arguments.
+            processes pass different arguments.
         ConvergenceError: If the iteration does not converge.
         TypeError, ValueError: If an argument of one process is wrong. All processes raise what one does.
     """

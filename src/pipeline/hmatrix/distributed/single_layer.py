@@ -1,7 +1,7 @@
 """The single layer of a mesh whose triangles are divided among processes.
 
 A = W' K W + C as in `boundary_elements/single_layer.py`. Every process has a contiguous range of the triangles, and
-their rows of K and of C; of other triangles it knows those near its own. A product exchanges the charges of these.
+their rows of K and of C; of other triangles it knows those near its own, whose charges a product fetches.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class OwnTriangles:
 
     Attributes:
         mesh: The own triangles in order, then the others.
-        n_own: How many are its own.
+        n_own: Number of own triangles.
         others: Numbers of the others in the whole mesh, sorted.
         n_points: Quadrature points of each triangle, 1 or 3.
         near: Triangles interact exactly within `near` times the larger of their diameters.
@@ -100,7 +100,7 @@ class DistributedSingleLayer:
     Attributes:
         far: K over the quadrature points, divided like the triangles.
         corrections: Own rows of C, shape (own, own + others), sparse.
-        halo: Who owns the other triangles.
+        halo: Exchange with the owners of the other triangles.
         n_points: Quadrature points of each triangle.
         communicator: The processes.
     """
@@ -174,5 +174,5 @@ def _corners(vertices: NDArray[Any], triangles: NDArray[Any]) -> NDArray[np.floa
 
 
 def _each(n: int) -> Tensor:
-    """Return triangles of three corners of their own."""
+    """Return n triangles without common corners."""
     return torch.arange(3 * n).reshape(n, 3)

@@ -58,7 +58,7 @@ def solve(
 
 
 def _checked(A: OwnForm, b: Array, x: Array, info: SolveInfo, communicator: Counting) -> SolveInfo:
-    """Add the residual on sampled exact rows, and warn where it is another; collective."""
+    """Add the residual on sampled exact rows, and warn if it is much larger; collective."""
     n = A.division.n_points
     columns, solution = ((v[:, None] if v.ndim == 1 else v[:, :CHECKED_COLUMNS]) for v in (b, x))
     if 0 in (n, columns.shape[1]):

@@ -1,9 +1,9 @@
-"""How fast unlike processes are: seconds for a box of each level, measured on the same few boxes everywhere.
+"""Speeds of different processes: seconds per box of each level, measured on the same few boxes everywhere.
 
 Processes may have one thread or several, cores alone or a device that works in batches. Before a factorization each one
 eliminates a small matrix over some hundred of the points, with the kernel, the tolerance and the kind that are asked
-for, in all its threads at once. From what a box takes there and from how many boxes each level of the whole tree has
-follows how many boxes a process could eliminate in a second, and the boxes are divided in proportion.
+for, in all its threads at once. The time per box there, and the number of boxes on each level of the whole tree, give
+the number of boxes that a process can eliminate in a second; boxes are divided in proportion.
 """
 
 import time
@@ -29,20 +29,20 @@ from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.words import shown
 
 MEASURED = "measured"
-_LEAVES = 64  # of the small matrix: its leaves and the level above are those of which most boxes are
+_LEAVES = 64  # leaves of the small matrix: most boxes are leaves or of the level above
 _DENSE_END = 64
-_ROUNDS = 3  # of measuring; the least counts, since other programs only add
+_ROUNDS = 3  # rounds of measuring; the least counts, since other programs only add
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a process was found to take.
+    """The measured speed of a process.
 
     Attributes:
         process: Number of the process.
-        device: Name of its device, such as "cuda:0"; "native" where it has none.
-        threads: How many threads eliminated boxes at once.
-        seconds_per_box: The seconds of a box on each level, leaves first; levels above the last take what it takes.
+        device: Name of its device, such as "cuda:0"; "native" if it has none.
+        threads: Number of threads that eliminated boxes at once.
+        seconds_per_box: Seconds per box on each level, leaves first; the last also counts for all higher levels.
         boxes_per_second: The rate of all threads together, over the boxes of the whole tree.
     """
 
@@ -53,7 +53,7 @@ class Speed:
     boxes_per_second: float
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row per level, as JSON and tables can hold it."""
+        """Return a row per level, in a form that JSON and tables can hold."""
         return [
             {
                 "process": self.process, "device": self.device, "threads": self.threads,
@@ -67,12 +67,12 @@ class Speed:
 def boxes_per_second(
     seconds_per_box: Sequence[float], boxes: Sequence[int] | NDArray[Any], threads: int
 ) -> float:
-    """Return how many boxes of a whole tree are eliminated in a second.
+    """Return the number of boxes of a whole tree that are eliminated in a second.
 
     Args:
-        seconds_per_box: The seconds of a box on each level, leaves first.
-        boxes: How many boxes each level of the tree has, from the leaves up; more levels than were measured.
-        threads: How many eliminate boxes at once, each as fast.
+        seconds_per_box: Seconds per box on each level, leaves first.
+        boxes: Number of boxes on each level of the tree, from the leaves up; may have more levels than were measured.
+        threads: Number of threads that eliminate boxes at once, each at this speed.
     """
     last = len(seconds_per_box) - 1
     seconds = sum(float(count) * seconds_per_box[min(height, last)] for height, count in enumerate(boxes))
@@ -95,12 +95,12 @@ def measured_speeds(
 
     Args:
         A: The matrix.
-        own_term: What is added to the diagonal of own rows, in tree order.
+        own_term: Diagonal term of own rows, in tree order.
         communicator: The processes.
         kind, types, sampling: See `parts.Problem`; types are those of arithmetic and of steps.
-        device: Where this process works in batches; None for native work.
-        threads: How many threads of this process eliminate at once.
-        clock: Seconds.
+        device: Device on which this process works in batches; None for native work.
+        threads: Number of threads of this process that eliminate at once.
+        clock: Returns the time in seconds.
     """
     problem = _small_problem(A, own_term, communicator, kind, types, sampling)
     devices = {} if device is None else {0: device}
@@ -124,7 +124,7 @@ def measured_speeds(
     everybodys = gather(communicator, np.concatenate([[float(threads)], own]))
     boxes = A.division.whole.sizes[::-1]
     n_common = min(len(row) for row in everybodys) - 1
-    if n_common == 0:  # too few points, or a pivot that failed, which the factorization will meet and tell
+    if n_common == 0:  # too few points, or a failed pivot, which the factorization will report
         everybodys, n_common = [np.array([row[0], 1.0]) for row in everybodys], 1
     result = []
     for process, (name, row) in enumerate(zip(names, everybodys, strict=True)):
@@ -164,7 +164,7 @@ def as_speeds(speeds: object, n_processes: int) -> str | list[float] | None:
     """Return "measured", a number for each process or None, as given.
 
     Raises:
-        ConfigError: If it is none of these, or a number is not positive.
+        ConfigError: If `speeds` is none of these, or a number is not positive.
     """
     if speeds is None or (isinstance(speeds, str) and speeds == MEASURED):
         return speeds
@@ -179,5 +179,5 @@ def as_speeds(speeds: object, n_processes: int) -> str | list[float] | None:
 
 
 def shares_of(speeds: Sequence[float], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how much each part should own, shape (parts,): a process's speed is that of all its parts together."""
+    """Return the relative work of each part, shape (parts,): a process's speed is that of all its parts together."""
     return np.repeat(np.array(speeds) / np.maximum(counts, 1), counts)

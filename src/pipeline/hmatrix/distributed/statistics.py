@@ -17,11 +17,11 @@ _OF_FACTOR = (
     "level", "boxes", "unknowns", "skeletons", "bytes", "flops", "messages", "sent_bytes", "seconds",
     "waiting_seconds",
 )  # fmt: skip
-_WHOLE = {"seconds", "waiting_seconds"}  # the columns that are no whole numbers
+_WHOLE = {"seconds", "waiting_seconds"}  # the columns that are not whole numbers
 
 
 def of_matrix(A: OwnForm, communicator: Counting) -> dict[str, Any]:
-    """Return what `DistributedH2Matrix.statistics` says; collective."""
+    """Return what `DistributedH2Matrix.statistics` describes; collective."""
     own = {
         "rows": A.n_own,
         "n_bytes": A.n_bytes,

@@ -1,7 +1,7 @@
-"""Divided matrices in folders: a shard of each process, read by any number of others.
+"""Divided matrices in folders: one shard per process, which any number of processes can read.
 
-Each shard's checksum is that of the whole file; one process checks it, and a fault is everyone's. Beyond that a process
-reads the rows, bases and blocks of its own boxes from the shards that have these, and nothing of the others.
+Each shard's checksum is that of the whole file; one process checks it, and all processes raise its error. Apart from
+that, a process reads the rows, bases and blocks of its own boxes from the shards that have them, and no other shard.
 """
 
 from dataclasses import fields, replace
@@ -41,13 +41,13 @@ from pipeline.runtime.together import require_alike, together
 
 
 def save(A: OwnForm, path: Path | str, communicator: Communicator) -> None:
-    """Write a shard for each process into a folder, and last of all what describes them; collective.
+    """Write a shard for each process into a folder, and then their description; collective.
 
-    A matrix that was in the folder stays until all shards are written, and stays for good if one cannot be.
+    A matrix that was in the folder stays until all shards are written, and is kept if one cannot be written.
 
     Raises:
         ConfigError: If the kernel is a Python function, which cannot be written.
-        OSError: If one process cannot write; all of them raise it.
+        OSError: If a process cannot write; all of them raise it.
     """
     folder, rank = _one_folder(path, communicator), communicator.rank
     with together(communicator):
@@ -123,7 +123,7 @@ def _arrays(A: OwnForm, communicator: Communicator) -> dict[str, Array]:
 def on_disk(A: OwnForm, path: Path | str, communicator: Communicator) -> OwnForm:
     """Move the blocks into files of a folder, from where products read them; collective.
 
-    They are the greater part of a matrix and a factorization wants none of them. The folder holds a file for each
+    Blocks are the greater part of a matrix, and a factorization needs none of them. The folder holds a file for each
     process and kind of block, and has to stay as long as the matrix.
     """
 
@@ -166,20 +166,20 @@ def _without_top(basis: Basis, n_top: int) -> Basis:
 
 
 def load(path: Path | str, communicator: Communicator, n_own_rows: int | None) -> OwnForm:
-    """Read what this process shall hold of a matrix from the shards; collective.
+    """Read this process's part of a matrix from shards; collective.
 
     Each process reads what it will hold, and checks about as many shards as others do.
 
     Args:
         path: The folder.
-        communicator: The processes, as many as may be.
-        n_own_rows: Rows of this process, process by process in the order of the rows when it was saved; about equally
-            many on all if left out.
+        communicator: The processes, in any number.
+        n_own_rows: Number of rows of this process. Rows are dealt process by process, in the order in which they were
+            when the matrix was saved; about equal numbers if left out.
 
     Raises:
         ArtifactError: If a file is missing or damaged; all processes raise it.
         ConfigError: If processes find different matrices; all of them raise it.
-        TypeError, ValueError: If they ask for more or fewer rows than the matrix has; all processes raise it.
+        TypeError, ValueError: If processes ask for more or fewer rows than the matrix has; all of them raise it.
     """
     with together(communicator):
         folder = Path(path)
@@ -252,7 +252,7 @@ def load(path: Path | str, communicator: Communicator, n_own_rows: int | None) -
 
 
 def _split(found: FlatBlocks, division: Division, *, mirrored: bool, stored: np.dtype[Any]) -> OwnBlocks:
-    """Return blocks between own boxes and others apart, boxes numbered as they are known here."""
+    """Separate blocks between own boxes from others; boxes are numbered as they are known here."""
     pairs = np.array(list(found), np.int64).reshape(-1, 2)
     here = division.here(pairs)
     own = (division.owner[here] == division.rank).all(axis=1)
@@ -275,7 +275,7 @@ def _ranks(rank: Ints, division: Division, communicator: Communicator) -> Ints:
 
 
 def _route(division: Division, communicator: Communicator, n_own_rows: int | None) -> Route:
-    """Find where each row of the caller's is in the tree order; collective."""
+    """Find the place in tree order of each of the caller's rows; collective."""
     n, size = division.n_points, communicator.size
     if n_own_rows is None:
         edges = np.arange(size + 1) * n // size

@@ -1,4 +1,4 @@
-"""What a divided matrix looks like: sums over the processes for tables, and as many blocks as a plot shows."""
+"""The structure of a divided matrix: sums over the processes for tables, and blocks for plots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ _COUNTS = ("boxes", "unknowns", "skeletons", "near_blocks", "far_blocks", "bytes
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Blocks of this process with whether each stands for its transpose as well.
+    """Blocks of this process, and whether each stands for its transpose as well.
 
     Attributes:
         first, second: Boxes of each block.
-        sizes: How many numbers each has.
-        twice: Shape (blocks,): the block is applied transposed, too.
-        counted: Shape (blocks,): the block is this process's to count, and once where two processes have it.
-        is_far: They are couplings.
+        sizes: Number of entries of each block.
+        twice: Shape (blocks,): whether the block is applied transposed, too.
+        counted: Shape (blocks,): whether this process counts the block; one of two that have it does.
+        is_far: Whether the blocks are couplings.
     """
 
     first: NDArray[np.int32]

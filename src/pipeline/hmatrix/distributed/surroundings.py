@@ -1,6 +1,6 @@
-"""Boxes that a process knows: its own, what is near to them or far from them, and what samples of these enter.
+"""Boxes that a process knows: its own, those near to them or far from them, and those that far-field samples enter.
 
-Bounds of others' boxes come from their owners, level by level from the top. Down to the cut everybody knows all.
+Bounds of others' boxes come from their owners, level by level from the top. Down to the cut, every process knows all.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class OwnBounds:
 
     @classmethod
     def of_leaves(cls, ownership: Ownership, leaves: Bounds, communicator: Communicator) -> "OwnBounds":
-        """Find those of all levels, given the own leaves'; collective."""
+        """Find the bounds of all levels, given those of own leaves; collective."""
         levels = [leaves]
         for level in range(ownership.whole.n_levels - 1, 0, -1):
             if level == ownership.cut:
@@ -85,14 +85,14 @@ class Surroundings:
         sampled: Sequence[Ids] | None = None,
         others: Sequence[Ids] | None = None,
     ) -> "Surroundings":
-        """Find them from the top down; collective. Costs O(pairs).
+        """Find the boxes from the top down; collective. Costs O(pairs).
 
         Args:
             bounds: The bounds of the boxes that this process owns.
             rule: Which boxes are far.
             wanted: The boxes of each level whose lists are wanted, sorted, their parents among them.
             communicator: The processes.
-            sampled: Those of which samples of the far field are drawn, for themselves or boxes below; all if left out.
+            sampled: Boxes whose far fields are sampled, for themselves or boxes below; all if left out.
             others: Further boxes of each level to know; their parents are among them.
         """
         whole, cut = bounds.ownership.whole, bounds.ownership.cut
@@ -149,8 +149,8 @@ class Surroundings:
 class _Entered:
     """Boxes that samples of the far field may enter, each with bounds of a box whose far field it belongs to.
 
-    native/sample.cpp enters a far box as its children where it is large beside its distance. Boxes below the sampled
-    one are smaller and no nearer to it: these enter no others.
+    native/sample.cpp takes a far box's children in its place if the box is large beside its distance. Boxes below the
+    sampled one are smaller and no nearer to the far box: their samples enter no further boxes.
     """
 
     lower: Floats
@@ -162,7 +162,7 @@ class _Entered:
         return cls(np.zeros((0, dimension)), np.zeros((0, dimension)), _NOBODY)
 
     def below(self, arity: int) -> "_Entered":
-        """Return their children."""
+        """Return the children of the boxes."""
         boxes = (self.boxes[:, None] * arity + np.arange(arity)).reshape(-1)
         return _Entered(np.repeat(self.lower, arity, axis=0), np.repeat(self.upper, arity, axis=0), boxes)
 
@@ -175,7 +175,7 @@ class _Entered:
         )
 
     def opened(self, on_level: Ids, bounds: Bounds) -> "_Entered":
-        """Return those that may be entered as their children, given the bounds of known boxes; empty ones are not."""
+        """Return the boxes whose children may be entered, given the bounds of known boxes, without empty ones."""
         at = np.searchsorted(on_level, self.boxes)
         at[~is_in(self.boxes, on_level)] = -1
         kept = np.flatnonzero(at >= 0)
@@ -187,7 +187,7 @@ class _Entered:
 
 
 def _tree(ownership: Ownership, on_level: list[Ids], bounds: list[Bounds]) -> ClusterTree:
-    """Return the tree of known boxes, given their on_level on each level."""
+    """Return the tree of known boxes, given their numbers and bounds on each level."""
     whole = ownership.whole
     level_start = np.concatenate([[0], np.cumsum([len(known) for known in on_level])])
     parent, first_child, ends = [], [], []

@@ -201,7 +201,7 @@ def build_tree(
 
 
 def _halved(points: Floats, communicator: Communicator, ranges: list[tuple[Ids, Ids]], depth: int) -> Ids:
-    """Return the box of each point after so many halvings, numbered along the tree's order."""
+    """Return the box of each point after `depth` halvings, numbered along the tree's order."""
     box = np.zeros(len(points), np.int64)
     for start, stop in ranges[:depth]:
         n_boxes = len(start)

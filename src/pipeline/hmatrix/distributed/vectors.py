@@ -1,4 +1,4 @@
-"""Vectors of the caller's: checked on all processes together, taken to the tree order and brought back."""
+"""The caller's vectors: checked on all processes together, moved to the tree order and back."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,11 @@ def act(
     """Return own rows of the result of an action on vectors in tree order; collective.
 
     Args:
-        form: The matrix whose rows they are.
+        form: The matrix.
         own_x: Shape (own rows,) or (own rows, m), in the caller's order.
         action: Takes and returns the rows that this process owns in tree order.
         communicator: The processes.
-        what: Names the operation where vectors do not fit.
+        what: Name of the operation in error texts.
 
     Raises:
         ConfigError, TypeError, ValueError: If the vectors of one process do not fit; all processes raise it.
@@ -36,7 +36,7 @@ def act(
 
 
 def checked(n: int, own_x: Any, communicator: Communicator, what: str) -> Array:
-    """Return vectors of n own rows as an array, or raise on all processes where one's do not fit; collective."""
+    """Return vectors of n own rows as an array, or raise on all processes if those of one do not fit; collective."""
     with together(communicator):
         values = as_array(own_x)
         if values.dtype.kind not in "biufc":
@@ -56,7 +56,7 @@ def shifted(rows: Array, first: int, ranges: Ids, communicator: Communicator) ->
     Args:
         rows: Rows that this process has now.
         first: Place of the first of them.
-        ranges: Shape (processes, 2): first and last + 1 of the places that each process shall have.
+        ranges: Shape (processes, 2): first and last + 1 of the places that each process gets.
         communicator: The processes.
     """
     sent = {}

@@ -1,4 +1,4 @@
-"""The numbers of a tree's boxes, of which no process has all: they follow by arithmetic."""
+"""Numbers of the boxes of a tree that no process knows whole: they follow by arithmetic."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,20 +7,18 @@ import numpy as np
 
 from pipeline.hmatrix.swap import Ids
 
-_BOXES = (
-    4  # of the cut level for each process, so that any number of processes has shares of about equal size
-)
+_BOXES = 4  # boxes of the cut level per process, so that any number of processes has about equal shares
 
 
 @dataclass(frozen=True)
 class WholeTree:
-    """A tree as far as the number of points fixes it.
+    """The properties of a tree that follow from the number of points.
 
     Boxes of a level are numbered from its first; those of the tree level by level, from the top.
 
     Attributes:
         n_points: Points of all processes.
-        halvings: How often they are halved, in all.
+        halvings: How often the points are halved, in all.
         halvings_per_level: See `cluster.build_tree`.
     """
 
@@ -45,7 +43,7 @@ class WholeTree:
 
     @cached_property
     def sizes(self) -> Ids:
-        """How many boxes each level has."""
+        """Number of boxes of each level."""
         return 2 ** np.array(self.depths, np.int64)
 
     @cached_property
@@ -66,7 +64,7 @@ class WholeTree:
         return start, stop
 
     def largest(self, level: int) -> int:
-        """Return the points of the first box of a level, of which no other has more."""
+        """Return the number of points of a level's first box, which has the most."""
         return -(-self.n_points >> self.depths[level])
 
 
@@ -76,7 +74,7 @@ class Ownership:
 
     Attributes:
         whole: All boxes.
-        cut: The cut level; of those above every process knows all boxes.
+        cut: The cut level; every process knows all boxes above it.
         cuts: Shape (processes + 1,); process p owns boxes cuts[p] to cuts[p + 1] - 1 of the cut level, and all below.
         rank: This process.
     """
@@ -88,7 +86,7 @@ class Ownership:
 
     @classmethod
     def of(cls, whole: WholeTree, n_processes: int, rank: int) -> "Ownership":
-        """Give each process about as many boxes."""
+        """Give all processes about equal numbers of boxes."""
         enough = np.append(whole.sizes[:-1] >= _BOXES * n_processes, True)
         cut = 0 if n_processes == 1 else int(np.argmax(enough))
         cuts = np.round(np.arange(n_processes + 1) * whole.sizes[cut] / n_processes).astype(np.int64)
@@ -120,10 +118,10 @@ class Ownership:
 
     @property
     def last(self) -> int:
-        """The place behind this process's last."""
+        """The place after this process's last one."""
         return int(self.edges[self.rank + 1])
 
     @property
     def n_top(self) -> int:
-        """How many boxes are above the cut level; they are numbered first."""
+        """Number of boxes above the cut level, which are numbered first."""
         return int(self.whole.level_start[self.cut])
