@@ -124,7 +124,7 @@ def test_constant_values_score_as_scikit_learn_has_it():
         ),
         (
             lambda gp: gp.set_params(fixed=("nugget",)).fit(*drawn(60)),
-            "nugget: one that is fixed is a number",
+            "nugget: a fixed nugget is a number",
         ),
     ],
 )

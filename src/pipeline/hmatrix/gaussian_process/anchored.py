@@ -1,17 +1,17 @@
 """Conditionally positive definite kernels as covariances: anchored at as many points as there are polynomials.
 
-A kernel k is conditionally positive definite of degree m where sums of c_i c_j k(x_i, x_j) are positive for
+A kernel k is conditionally positive definite of degree m if sums of c_i c_j k(x_i, x_j) are positive for
 coefficients orthogonal to polynomials of degree m. Kriging with such a trend is a saddle point,
 
     [A H; H' 0] [w; beta] = [y; 0],
 
-whose answer does not change where k is replaced by k plus anything of the form p(x)' q(y) + q(x)' p(y) with polynomials
-p. One choice makes it positive definite [1, section 10.3]: with points xi_i and Lagrange's polynomials l_i on them,
+whose solution does not change if anything of the form p(x)' q(y) + q(x)' p(y) with polynomials p is added to k. One
+choice makes the sum positive definite [1, section 10.3]: with points xi_i and Lagrange's polynomials l_i on them,
 
     k(x, y) - sum l_i(x) k(xi_i, y) - sum l_j(y) k(x, xi_j) + sum l_i(x) l_j(y) (k(xi_i, xi_j) + c [i = j]).
 
-So the saddle point is solved by a Cholesky factorization and generalized least squares, and all else that a covariance
-can do holds too: fields can be drawn, and the restricted likelihood is that of contrasts, which know no polynomials.
+The saddle point is thus solved by a Cholesky factorization and generalized least squares. All else works as for a
+covariance: fields can be drawn, and the restricted likelihood is that of contrasts, free of polynomials.
 
 References:
     [1] Wendland, "Scattered Data Approximation", Cambridge 2005.
@@ -40,7 +40,7 @@ def conditional_degree(kernel: Kernel) -> int:
 
 
 def is_covariance(kernel: Kernel) -> bool:
-    """Tell whether a kernel is a covariance, by itself or beside polynomials."""
+    """Tell whether a kernel is a covariance, by itself or together with a polynomial trend."""
     if isinstance(kernel, Sum):
         return all(is_covariance(term) for term in kernel.terms)
     conditional = conditional_degree(kernel) >= 0
@@ -63,7 +63,7 @@ class Anchored(Kernel):
     Attributes:
         kernel: The kernel.
         nodes: Points xi on which Lagrange's polynomials are given: as many as there are monomials.
-        degree: Their degree, 0 or 1.
+        degree: Degree of the polynomials, 0 or 1.
     """
 
     name: ClassVar[str] = "anchored"
@@ -74,7 +74,7 @@ class Anchored(Kernel):
 
     @classmethod
     def at(cls, kernel: Kernel, points: NDArray[np.float64]) -> "Anchored":
-        """Anchor a kernel at points that are spread as widely as a pivoted QR of the monomials finds them.
+        """Anchor a kernel at widely spread points, which a pivoted QR of the monomials chooses.
 
         Raises:
             ConfigError: If the points do not determine the polynomials, such as points on one line.
@@ -94,7 +94,7 @@ class Anchored(Kernel):
         return cls(kernel, tuple(map(tuple, points[order[:count]].tolist())), degree)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what tells it from others, as JSON can hold it."""
+        """Return name and parameters in a form that JSON can hold."""
         return {
             "name": self.name,
             "kernel": self.kernel.to_dict(),

@@ -1,4 +1,4 @@
-"""What a fitted model says: means, variances and random fields at new points, and its values left out one by one."""
+"""Predictions of a fitted model: means, variances and random fields at new points, and leave-one-out predictions."""
 
 import logging
 import math
@@ -35,16 +35,16 @@ Array = NDArray[np.float64]
 _DIRECT = 4_000_000  # entries of a cross-covariance that is not worth compressing
 AT_A_TIME = 2**18  # new points
 CHECKED = 64  # rows of a cross-covariance that are also multiplied exactly
-LEAST_CHECKED = 8  # beside its share of them, in each part of the new points
-ENOUGH = 1e-5  # of the standard deviation of the values: error of a predicted mean
+LEAST_CHECKED = 8  # further rows in each part of the new points
+ENOUGH = 1e-5  # accepted error of a predicted mean, in standard deviations of the values
 FEW = 256  # new points whose variances cost one solve each
-_OF_WANTED = 0.5  # share of what a mean may err by, expected of the first product with a cross-covariance
+_OF_WANTED = 0.5  # share of the accepted error that the first product with a cross-covariance aims at
 TIGHTEST, _LOOSEST = 1e-11, 1e-5  # tolerances of such products
-JITTER = 1e-6  # of the variance: noise that random fields are drawn with,
-_LEAST_JITTER = 1e-9  # and where values have hardly any themselves
-_OF_NOISE = 0.01  # of the least noise of values: more would be seen beside what they leave unknown
-DENSE = 2048  # points at which fields are drawn by dense algebra if values have less noise
-_LEAST_RESIDUAL = 1e-12  # relative, of solves with random fields
+JITTER = 1e-6  # share of the variance: noise that random fields are drawn with
+_LEAST_JITTER = 1e-9  # the least share, for values with hardly any noise
+_OF_NOISE = 0.01  # share of the values' least noise: more would show beside the uncertainty that they leave
+DENSE = 2048  # points up to which fields are drawn by dense algebra if values have less noise
+_LEAST_RESIDUAL = 1e-12  # smallest relative residual of solves with random fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Conditional:
     Attributes:
         points: Shape (n, d).
         values: Shape (n,).
-        noise: Variances of their noise, shape (n,).
+        noise: Variances of the values' noise, shape (n,).
         regressors: Regressors of the mean.
         fitted: Likelihood at the parameters in use, with weights and factorization.
         seed: Seed of the fields drawn for variances.
@@ -69,7 +69,7 @@ class Conditional:
 
     @kept
     def _prepared(self) -> tuple[LikelihoodEvaluation, float]:
-        """The model with weights and trend solved for as accurately as the values' noise asks; and what they leave."""
+        """The model with weights and trend as accurate as the values' noise requires, and their residual."""
         return prepared(self.fitted, self.points, self.values, self._basis, self.noise)
 
     @property
@@ -79,7 +79,7 @@ class Conditional:
 
     @property
     def residual(self) -> float:
-        """Root mean square of what the weights leave of the values on sampled exact rows, in the values' unit."""
+        """Root mean square of the weights' residual on sampled exact rows, in the values' unit."""
         return self._prepared[1]
 
     @kept
@@ -89,12 +89,12 @@ class Conditional:
     def predict(
         self, new_points: Array, *, exact: bool | None = None, variances: bool = True
     ) -> tuple[Array, Array, float]:
-        """Return means, variances of the field without noise, both of shape (q,), and the error of their roots.
+        """Return means, variances of the field without noise, both of shape (q,), and the error of standard deviations.
 
-        The means are a rectangular H2 product, checked on exact rows. Up to 256 variances, or with `exact`, cost a
-        solve each; more are predicted from near values, and corrected by what 32 random fields show the others to add
-        (`variances.py`). The error is the root mean square of the standard deviations' relative standard errors; a
-        warning is logged if it is 10 % or more.
+        The means are a rectangular H2 product, checked on exact rows. For up to 256 points, or with `exact`, each
+        variance costs a solve. For more, variances are predicted from near values, and corrected for the other values
+        by 32 random fields (`variances.py`). The error is the root mean square of the standard deviations' relative
+        standard errors; a warning is logged if it is 10 % or more.
 
         Raises:
             ConvergenceError: If the product is not accurate to 1e-5 of the values' standard deviation or so.
@@ -102,14 +102,14 @@ class Conditional:
         weights, basis = self.model.weights[:, None], self.model.solved_basis
         exact = self._number(new_points) <= FEW if exact is None else exact
         fields = self._fields[1] if variances and not exact else weights[:, :0]
-        # One product for all that new points are told of.
+        # One product for all vectors.
         images = self._cross(new_points, np.column_stack([weights, basis, fields]), check=True)
         p = basis.shape[1]
         regressors = self.regressors(new_points)
         mean = regressors @ self.model.beta + images[:, 0]
         if not variances:
             return mean, np.zeros(0), 0.0
-        # What is known exactly has no variance, of which an error could be a part.
+        # A value that is known exactly has no variance, and thus no relative error.
         found, errors = np.zeros(len(new_points)), np.zeros(len(new_points))
         unknown = ~self._known(new_points)
         if exact:
@@ -157,7 +157,7 @@ class Conditional:
                 error = float(np.sqrt(np.mean((result[chosen[rows], :1] - exact) ** 2)))
                 if error <= wanted:
                     break
-                # Parts that follow start at the tolerance that this one has needed.
+                # Later parts start at the tolerance that this one has needed.
                 tolerance = tighter(sources.tolerance, error, wanted)
                 logger.info(
                     "means err by %.1e at tolerance %.0e (wanted %.1e): the values are compressed anew at %.0e",
@@ -182,11 +182,11 @@ class Conditional:
         return Sources.of(A.form, min(max(tolerance, TIGHTEST), _LOOSEST))
 
     def _number(self, new_points: Array) -> int:
-        """Return how many new points there are in all."""
+        """Return the number of new points, over all processes."""
         return len(new_points)
 
     def _exact_variance(self, new_points: Array) -> tuple[Array, Array]:
-        """Return what `exact_variances` does."""
+        """Return variances by a solve each, and their errors, as `exact_variances` does."""
         return exact_variances(self.model, self.points, self.noise, new_points)
 
     @kept
@@ -209,11 +209,11 @@ class Conditional:
     def sample(self, new_points: Array, n_samples: int, generator: np.random.Generator) -> Array:
         """Return random fields given the values, at new points, shape (q, n_samples), noise not included.
 
-        A field drawn at values and new points together is corrected by what the values say [1]: one factorization of
-        n + q points, and one solve and product for each field. To be drawn, fields need a little noise: a millionth of
-        the variance, or a hundredth of the values' noise if that is less, but a billionth at least. It is taken off the
-        noise that the values get. Where a billionth is too much, up to 2,048 points in all are drawn by dense algebra,
-        without such noise.
+        A field is drawn at the values' points and new points together, and corrected by the values [1]: this costs one
+        factorization of n + q points, and one solve and product for each field. Drawing needs a little noise: a
+        millionth of the variance, or a hundredth of the values' noise if that is less, but at least a billionth. It is
+        subtracted from the noise that the values get. If a billionth is too much, fields at up to 2,048 points in all
+        are drawn by dense algebra, without such noise.
 
         Raises:
             ConvergenceError: If the joint covariance is not positive definite.
@@ -225,7 +225,7 @@ class Conditional:
         n, group = len(self.points), self.model.communicator
         fields, normal, drawn_noise = self._joint_fields(new_points, n_samples, generator)
         noisy = fields[:n] + np.sqrt(np.maximum(self.noise - drawn_noise, 0.0))[:, None] * normal
-        # Conditioning on the drawn values by P takes the trend's uncertainty along.
+        # Conditioning on the drawn values by P includes the trend's uncertainty.
         missed = self._solve(noisy)
         basis, gram = self.model.solved_basis, self.model.gram
         beta: Array = np.zeros((0, n_samples))
@@ -236,7 +236,7 @@ class Conditional:
         return np.asarray(result + self.predict(new_points, variances=False)[0][:, None])
 
     def _solve(self, b: Array) -> Array:
-        """Return A^-1 b for b of shape (n, m), as accurately as the noise asks."""
+        """Return A^-1 b for b of shape (n, m), as accurately as the noise requires."""
         group = self.model.communicator
         relative = of_noise(self.noise, group) / (root_mean_square(group, b) or 1.0)
         return solved(self.model, b, min(max(relative, _LEAST_RESIDUAL), RESIDUAL))[0]
@@ -263,16 +263,16 @@ class Conditional:
 
 
 def noise_of_fields(least: float, variance: float) -> tuple[float, bool]:
-    """Return the variance of the noise of random fields beside values with `least` or more, and whether it is little.
+    """Return the variance of random fields' own noise, for values with noise of `least` or more, and if it is little.
 
-    It is where it is not seen beside what such values leave unknown.
+    It is little if it does not show beside the uncertainty that such values leave.
     """
     wanted, possible = min(JITTER * variance, _OF_NOISE * least), _LEAST_JITTER * variance
     return max(wanted, possible), wanted >= possible
 
 
 def warn_of_fields(is_little: bool) -> None:
-    """Say that fields have too much noise of their own."""
+    """Log a warning unless the fields' own noise is little."""
     if not is_little:
         logger.warning(
             "random fields have noise of %.0e of their variance, which may be seen beside what values without noise "
@@ -289,10 +289,10 @@ def dense_fields(kernel: Kernel, points: Array, n_samples: int, generator: np.ra
 
 
 def tighter(tolerance: float, error: float, wanted: float) -> float:
-    """Return the tolerance at which products may err by `wanted`, where at another they erred by more.
+    """Return a tolerance at which products should err by `wanted`, given a larger error at `tolerance`.
 
     Raises:
-        ConvergenceError: If there is none.
+        ConvergenceError: If `tolerance` is the tightest already.
     """
     if tolerance <= TIGHTEST:
         raise ConvergenceError(
@@ -303,5 +303,5 @@ def tighter(tolerance: float, error: float, wanted: float) -> float:
 
 
 def as_tensor_like(values: Array, given: object) -> "Array | torch.Tensor":
-    """Return values as a tensor where `given` is one, on its device, and as they are elsewhere."""
+    """Return values as a tensor on the device of `given` if that is a tensor, else as they are."""
     return torch.from_numpy(values).to(given.device) if isinstance(given, torch.Tensor) else values

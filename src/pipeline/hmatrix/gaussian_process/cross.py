@@ -1,8 +1,8 @@
 """Products with the covariances between any number of new points and the values' points.
 
 The skeletons of the values' points are chosen once. New points then come in parts, each with its place in the values'
-own tree (`new_points.py`). A part brings rows, couplings and near blocks, which are given up when its product is done:
-memory is bounded, whatever the number of new points. New points far from all values get a matrix of their own.
+own tree (`new_points.py`). A part brings rows, couplings and near blocks, which are freed when its product is done:
+memory is bounded, whatever the number of new points. New points far from all values get a separate matrix.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ from pipeline.hmatrix.threads import one_blas_thread
 
 Array = NDArray[np.float64]
 
-_SHARE = 0.35  # of the tolerance, asked of the sampled far field
-_ENTRIES = 2**22  # of an exact product at a time
-_NEAR_ENTRIES = 5e8  # of near blocks at a time: two gigabytes
+_SHARE = 0.35  # share of the tolerance that the sampled far field must meet
+_ENTRIES = 2**22  # entries of an exact product at a time
+_NEAR_ENTRIES = 5e8  # entries of near blocks at a time: two gigabytes
 _SINGLE = 1e-7  # tolerance from which blocks and bases are kept in single precision
 _FLOAT64 = np.dtype(np.float64)
 
@@ -48,8 +48,8 @@ class Sources:
 
     Attributes:
         kernel: The kernel.
-        tree: Their tree.
-        basis: Their skeletons.
+        tree: Tree of the points.
+        basis: Skeletons of the points.
         interactions: Near and far boxes among the values.
         norm: Estimated Frobenius norm of the kernel matrix between them.
         tolerance: Relative error of a product with new points.
@@ -107,7 +107,7 @@ class Sources:
         return product(form, x)
 
     def apart(self, new_points: Array, x: Array) -> Array:
-        """Return the product for new points that no box of values has room for: by a matrix of their own."""
+        """Return the product for new points outside all boxes of values, by a separate matrix."""
         points, in_order = self.tree.points, x[self.tree.permutation]
         if len(new_points) * len(points) <= _ENTRIES:
             return exactly(self.kernel, new_points, points, in_order)

@@ -1,6 +1,6 @@
-"""Values that are divided among processes: sums over all of them, one decision for all, data of all on process 0.
+"""Values that are divided among processes: sums over all, one decision for all, and the data of all on process 0.
 
-Without a communicator every function does what one process does alone.
+Without a communicator, every function does what a single process does.
 """
 
 import math
@@ -46,7 +46,7 @@ def compressed(
 
 
 def without_blocks(A: Covariance) -> Covariance:
-    """Return A without blocks and bases: what it is factorized from."""
+    """Return A without blocks and bases, which its factorization does not need."""
     if isinstance(A, H2Matrix):
         return H2Matrix(A.form.without_blocks())
     return replace(A, form=A.form.without_blocks())
@@ -55,9 +55,10 @@ def without_blocks(A: Covariance) -> Covariance:
 def factorized_with(
     A: Covariance, kernel: Kernel, tolerance: float
 ) -> Factorization | DistributedFactorization:
-    """Factorize A with another kernel, of which the tree, the lists and the norm are taken.
+    """Factorize the matrix of another kernel, with A's tree, lists and norm.
 
-    Factorizations compress entries anew. None is checked: a check might tighten one of two that are to be compared.
+    Factorizations compress entries themselves. They are not checked, since a check might tighten only one of two that
+    are to be compared.
     """
     if isinstance(A, H2Matrix):
         form = replace(A.form, kernel=kernel)
@@ -72,7 +73,7 @@ def total(communicator: Communicator | None, own: Array) -> Array:
 
 
 def agreed(communicator: Communicator | None, own: Array) -> Array:
-    """Return what process 0 has: unlike processors may round differently, and must not decide differently."""
+    """Return process 0's array: processors of different kinds may round differently, but must decide alike."""
     if communicator is None:
         return own
     told = torch.from_numpy(np.array(own, dtype=np.float64, order="C"))
@@ -91,7 +92,7 @@ def rows_on_first(communicator: Communicator, own: Array) -> Array:
 
 
 def rows_before(communicator: Communicator | None, n_own: int) -> int:
-    """Return how many rows the processes before this one have."""
+    """Return the number of rows of the processes before this one."""
     if communicator is None:
         return 0
     return int(all_rows(communicator, np.array([n_own]))[: communicator.rank].sum())
@@ -104,10 +105,10 @@ def root_mean_square(communicator: Communicator | None, own: Array) -> float:
 
 
 def from_first(communicator: Communicator | None, work: Callable[[], Array]) -> Array:
-    """Let process 0 compute an array, and return it on all; what fails there fails on all.
+    """Let process 0 compute an array, and return it on all processes.
 
     Raises:
-        Exception: That of the work.
+        Exception: The error of `work`, on all processes.
     """
     if communicator is None:
         return work()
@@ -119,7 +120,7 @@ def from_first(communicator: Communicator | None, work: Callable[[], Array]) -> 
 
 
 class kept(Generic[T]):
-    """A property that is computed once. Unlike cached_property it holds no lock, behind which collective work waits."""
+    """A property that is computed once, without cached_property's lock, for which collective work would wait."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self.compute = compute
@@ -129,7 +130,7 @@ class kept(Generic[T]):
         self.name = name
 
     def __get__(self, instance: Any, owner: type) -> T:
-        # Found once the value stands in the instance's own dictionary, which is looked into first.
+        # Called only once: from then on, Python finds the value in the instance's dictionary.
         value = instance.__dict__[self.name] = self.compute(instance)
         return value
 

@@ -1,7 +1,7 @@
-"""What a fitted model says where its values and the new points are divided among processes.
+"""Predictions of a fitted model whose values and new points are divided among processes.
 
 Every process gets predictions at its own new points. Products with cross-covariances are those of one divided matrix
-over values and new points together, whose vectors are zero at the new points; so each process holds its share of both.
+over values and new points together, with vectors that are zero at the new points; each process has its share of both.
 Near values are looked for in the region whose boxes a process owns, and in the boxes near these.
 """
 
@@ -59,7 +59,7 @@ class DividedConditional(Conditional):
         return DistributedH2Matrix.from_kernel(points, self.fitted.kernel, self._group, tolerance=tolerance)
 
     def _applied(self, matrix: DistributedH2Matrix, x: Array) -> Array:
-        """Return what a joint matrix makes of x at the values, at own new points."""
+        """Multiply a joint matrix with x at the values, and return the product at own new points."""
         n = len(self.points)
         padded = np.concatenate([x, np.zeros((matrix.n_own_rows - n, x.shape[1]))])
         return np.asarray(matrix @ padded)[n:]
@@ -122,7 +122,7 @@ class DividedConditional(Conditional):
                 difference = wanted[part.targets, d + 2 :] - part.predict(values[:, d + 2 :])
                 found[targets[part.targets], 0] = part.variances.numpy()
                 found[targets[part.targets], 1] = np.mean(difference**2, axis=-1)
-        elif len(targets):  # far from all values, whose fields tell all that is known
+        elif len(targets):  # far from all values: the fields alone tell the correction
             found[targets, 0] = kernel.diagonal(own[targets, :d])
             found[targets, 1] = np.mean(own[targets, d + 2 :] ** 2, axis=1)
         variances, corrections = matrix.form.route.back(matrix.communicator, found)[n:].T
@@ -130,7 +130,7 @@ class DividedConditional(Conditional):
         return variances, np.maximum(relative, self._measured(new_points, variances))
 
     def _measured(self, new_points: Array, variances: Array) -> float:
-        """Return what a solve each says that the roots of variances err by, at some of all new points."""
+        """Return the relative error of standard deviations, as a solve each shows at some of all new points."""
         group, n = self._group, len(new_points)
         first, n_all = rows_before(group, n), self._number(new_points)
         checked = spread(n_all, SOLVED) - first

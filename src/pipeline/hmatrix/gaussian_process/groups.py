@@ -27,7 +27,7 @@ class MaternFit:
     Attributes:
         kernel: The kernel with the length scale and the variance that were found.
         nugget: Variance of the independent part of each observation, to be added to the diagonal.
-        log_likelihood: That of the groups on which it was found.
+        log_likelihood: Log-likelihood of the groups at these parameters.
     """
 
     kernel: Matern
@@ -55,11 +55,11 @@ def fit_matern(
 
     Args:
         points: Shape (n, d).
-        values: Observations with their mean taken off, shape (n,).
+        values: Observations with their mean subtracted, shape (n,).
         generator: Chooses the centers of the groups.
         nu: Smoothness, fixed.
-        subsample: How many points to use at most, groups overlapping or not.
-        group: How many neighbors make a group.
+        subsample: Largest number of points in all groups together; groups may overlap.
+        group: Number of neighbors in a group.
         smallest_nugget: Lower bound of the ratio of nugget to variance: it bounds the condition number.
 
     Raises:
@@ -91,7 +91,7 @@ def fit_matern(
         logdet = 2 * float(factor.diagonal(dim1=1, dim2=2).log().sum())
         return 0.5 * (n * math.log(2 * math.pi * variance) + logdet + n), length_scale, ratio, variance
 
-    # The median radius of a group is a length at which the values have something to say.
+    # The median radius of a group is a length that the values determine well.
     typical = float((sets - centers[:, None]).norm(dim=-1).median()) or 1.0
     start = np.log([typical, 0.05])
     found = minimize(

@@ -16,7 +16,7 @@ from pipeline.hmatrix.kernels import Kernel
 from pipeline.hmatrix.krylov import conjugate_gradient
 from pipeline.hmatrix.vectors import arrays_as_tensors
 
-_BLOCK_ENTRIES = 2**22  # of a cross-covariance at a time: 32 MB in double precision
+_BLOCK_ENTRIES = 2**22  # entries of a cross-covariance at a time: 32 MB in double precision
 
 
 class Operator(Protocol):
@@ -27,7 +27,7 @@ class Operator(Protocol):
 
 
 class Factorization(Protocol):
-    """What solves with A, exactly or nearly so."""
+    """A factorization of A, or of a matrix near it."""
 
     def solve(self, b: Tensor, /) -> Tensor:
         """Return A^-1 b for b of shape (n,) or (n, m)."""
@@ -43,7 +43,7 @@ def kriging_weights(
     """Return A^-1 values: the weights by which observations enter every prediction.
 
     Args:
-        values: Observations with their mean taken off, shape (n,), or (n, m) for m fields at once.
+        values: Observations with their mean subtracted, shape (n,), or (n, m) for m fields at once.
         A: Covariance of the observations, nugget included.
         F: Factorization of A that preconditions.
         tolerance: Relative residual, 2-norm.

@@ -1,4 +1,4 @@
-"""Each value predicted from all others, by formulas that need the diagonal of A^-1, and how sure that diagonal is.
+"""Leave-one-out predictions, by formulas that need the diagonal of A^-1, and the error of that diagonal.
 
 The residual of value i is (P y)_i / P_ii and its variance 1 / P_ii [1, equation 5.12], P as in `likelihood.py`.
 
@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 
 EXACT = 1024  # values whose diagonal costs one solve each
 _DETERMINED = (
-    1e-10  # of A^-1's diagonal: with less in P's, a coefficient of the trend follows from this value alone
+    1e-10  # share of A^-1's diagonal: if P's is less, this value alone determines a coefficient of the trend
 )
 
 
@@ -44,17 +44,17 @@ def left_one_out(
 ) -> tuple[Array, Array, float]:
     """Return mean and standard deviation of each value's prediction from the others, noise included, and their error.
 
-    The error is the relative error of the standard deviations, a root mean square; what a mean leaves of a value errs
-    by twice that, and by what the weights err by. A value on which alone a coefficient of the trend depends has an
-    infinite standard deviation, and a mean that is not a number.
+    The error is the root mean square of the standard deviations' relative errors; the residual of a value errs by twice
+    that, and by the error of the weights. A value that alone determines a coefficient of the trend has an infinite
+    standard deviation, and NaN as its mean.
 
     Args:
         model: The likelihood at the parameters in use.
         points: Shape (n, d).
         values: Shape (n,).
-        noise: Variances of their noise, shape (n,).
-        estimated: Estimates the diagonal of A^-1 and its relative errors, both of shape (n,), where solves for all are
-            too many.
+        noise: Variances of the values' noise, shape (n,).
+        estimated: Estimates the diagonal of A^-1 and its relative errors, both of shape (n,); called if there are too
+            many values for a solve each.
     """
     group = model.communicator
     diagonal, relative = _inverse_diagonal(model, points, noise, estimated)
@@ -108,8 +108,8 @@ def diagonal_at(
 ) -> tuple[Array, Array]:
     """Return the diagonal of A^-1 at rows of all processes by a solve each, and its relative errors, both (rows,).
 
-    With e a column of the identity and x of the residual r = e - A x, e' A^-1 e = x' (e + r) + r' A^-1 r. What is left
-    to err is what compression leaves of e on exact rows, as in `variances.exact_variances`.
+    With e a column of the identity and x of the residual r = e - A x, e' A^-1 e = x' (e + r) + r' A^-1 r. The remaining
+    error is that of compression, measured on exact rows as in `variances.exact_variances`.
     """
     group, n = model.communicator, len(points)
     first = rows_before(group, n)

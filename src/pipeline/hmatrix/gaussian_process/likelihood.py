@@ -4,14 +4,14 @@ With covariance A(theta) = K + nugget N, values y and regressors H of unknown co
 
     L = -1/2 (log det A + r' A^-1 r + n log 2 pi),  r = y - H beta,  beta by generalized least squares,
 
-and REML takes off 1/2 log det(H' A^-1 H) and p of the n [1]. Parameters enter as logarithms. For the derivative A_i of
+and REML subtracts 1/2 log det(H' A^-1 H), and p from n [1]. Parameters enter as logarithms. For the derivative A_i of
 A, and P = A^-1 - A^-1 H (H' A^-1 H)^-1 H' A^-1,
 
     dL/dtheta_i = 1/2 (y' P A_i P y - tr A^-1 A_i)    (REML: tr P A_i).
 
 For the nugget, and for a parameter that scales the whole kernel, these are products with N, since A P y = r, and
 tr A^-1 N, estimated with random signs on far-apart points (`probes.py`). All other derivatives are symmetric
-differences of L between two factorizations: what they lack of A cancels between log-determinant and quadratic form.
+differences of L between two factorizations, whose errors cancel between log-determinant and quadratic form.
 
 The average information [2], 1/2 y' P A_i P A_j P y, is the mean of observed and expected information where the
 likelihood is greatest. With d_i = d(P y)/dtheta_i = -P A_i P y, which the same differences give, it is
@@ -63,39 +63,39 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[np.float64]
 
-# Estimated error that is let pass. From 2,048 values on it grows as the likelihood's own spread does, sqrt(n / 2): it
-# is a thousandth and a half of that, and moves a parameter by about as much of its standard error. From 65,536 values
-# on it grows as n does: at a million it is six thousandths, and a tolerance that left less would cost memory in vain.
+# Accepted estimated error, in nats. From 2,048 values on it grows as the likelihood's standard deviation sqrt(n / 2). It
+# is 1.5 thousandths of that, and moves a parameter by about this share of its standard error. From 65,536 values on it
+# grows as n: at a million it is 6 thousandths, and a smaller error would cost memory in vain.
 _NATS, _NATS_AT, _OF_VALUES, _MANY = 0.05, 0.1, 8192, 65536
-_AIMED = 0.5  # of that, where a tolerance is chosen by the error of another
+_AIMED = 0.5  # share of the accepted error that a tolerance aims at, given the error at another
 _GROWTH = 1.9  # power of the number of values by which the error grows; 1.6 to 1.9 were found
 _PROBES = 4
 _TIGHTEST = 1e-10
 _TIGHTENINGS = 5
-_STEP = 1e-2  # of a logarithm: the error of a factorization, divided by it, stays far below a standard error
+_STEP = 1e-2  # step of a logarithm: a factorization's error, divided by it, stays far below a standard error
 
 
 @dataclass(frozen=True, eq=False)
 class LikelihoodEvaluation:
-    """The likelihood at one point, with what predictions are made of.
+    """The likelihood at one point, with the quantities that predictions need.
 
     Attributes:
         theta: Logarithms of the parameters.
-        kernel, nugget: What they stand for.
+        kernel, nugget: Kernel and nugget at theta.
         value: Log-likelihood, in nats.
-        error: Its estimated error, in nats: what the factorization's log-determinant and quadratic form lack of A's,
-            to first order. Where the values are as the model says, the two all but cancel. It is the root mean square
-            of what four random vectors say, whose scatter it includes: the mean of such estimates, which is the error,
-            is more than three times this with a probability below 1 %.
-        tolerance: Tolerance of compression and factorization that this took.
+        error: Estimated error of `value`, in nats: the differences of the factorization's log-determinant and quadratic
+            form from A's, to first order. If the values fit the model, the two almost cancel. This is the root mean
+            square of the estimates of four random vectors, and includes their scatter: the error, which is the mean of
+            such estimates, is more than three times as large with a probability below 1 %.
+        tolerance: Tolerance of compression and factorization that was needed.
         A: Covariance of the values; `light` leaves out its blocks.
-        F: Its factorization.
+        F: Factorization of A.
         weights: A^-1 (y - H beta), shape (n,).
         beta: Coefficients of the regressors, shape (p,).
         solved_basis: A^-1 H, shape (n, p).
         gram: H' A^-1 H, shape (p, p).
-        communicator: The processes, each of which has n of the rows; None where one has all.
-        is_light: A has no blocks.
+        communicator: The processes, each of which has n of the rows; None if one process has all.
+        is_light: Whether A has no blocks.
     """
 
     theta: Array
@@ -132,9 +132,9 @@ class Derivatives:
 
     Attributes:
         gradient: Derivatives by the logarithms of the parameters, shape (parameters,).
-        error: Standard error of what is random in it, shape (parameters,).
+        error: Standard error of the gradient's random estimates, shape (parameters,).
         information: The average information, shape (parameters, parameters).
-        noise: What of its diagonal comes from the errors of factorizations, shape (parameters,).
+        noise: Part of the information's diagonal that comes from errors of factorizations, shape (parameters,).
     """
 
     gradient: Array
@@ -153,16 +153,16 @@ class Likelihood:
         basis: Regressors of the mean, shape (n, p).
         noise: Relative variances of the noise, shape (n,): the diagonal is nugget times these.
         kernel: The kernel whose `parameters` vary.
-        parameters: Those that vary.
-        nugget: Variance of the noise, or where it starts.
-        nugget_varies: The nugget is a parameter too, the last one.
-        tolerance: That of compression and factorization; tightened where the likelihood would err by more than .05
-            nats, or for many values a few thousandths of its standard deviation: .1 at 8,192, .3 at 65,536, 4.3 at a
-            million.
-        restricted: Take the restricted likelihood (REML).
+        parameters: Parameters of the kernel that vary.
+        nugget: Variance of the noise, or its start if it varies.
+        nugget_varies: Whether the nugget is a parameter too, the last one.
+        tolerance: Tolerance of compression and factorization. It is tightened if the likelihood would err by more than
+            .05 nats or, for many values, a few thousandths of its standard deviation: .1 at 8,192, .3 at 65,536, 4.3 at
+            a million.
+        restricted: Whether to take the restricted likelihood (REML).
         seed: Seed of the random signs: the same for every call, so that equal arguments give equal results.
-        communicator: The processes, each of which has n of the rows; None where one has all. Every method is
-            collective then.
+        communicator: The processes, each of which has n of the rows; None if one process has all. With processes, every
+            method is collective.
     """
 
     points: Array
@@ -201,22 +201,22 @@ class Likelihood:
 
     @property
     def allowed_error(self) -> float:
-        """Estimated error of the likelihood that is let pass, in nats."""
+        """Accepted estimated error of the likelihood, in nats."""
         spread = _NATS_AT * math.sqrt(self.n_values / _OF_VALUES)
         return max(_NATS, spread * max(1.0, math.sqrt(self.n_values / _MANY)))
 
     def foreseen(self, part: LikelihoodEvaluation, n_part: int) -> float:
-        """Return the tolerance that all values are likely to need, by what a part of them, `n_part`, has needed."""
+        """Predict the tolerance that all values need from what a subset of `n_part` values has needed."""
         error = part.error * math.pow(self.n_values / n_part, _GROWTH)
         return min(
             max(part.tolerance * _AIMED * self.allowed_error / max(error, 1e-300), _TIGHTEST), self.tolerance
         )
 
     def for_predictions(self, theta: Array) -> LikelihoodEvaluation:
-        """Evaluate as accurately as predictions need, which iterate on A: its factorization has to be definite alone.
+        """Evaluate as accurately as predictions need: they iterate on A, whose factorization only has to be definite.
 
-        Where the nugget is small beside tolerance times norm, this takes a fraction of the time and memory of `at`; the
-        value may be off then, as `error` says. For one process.
+        If the nugget is small beside tolerance times norm, this takes a fraction of the time and memory of `at`, but
+        the value may be inaccurate, as `error` tells. For one process only.
 
         Raises:
             ConvergenceError: If no tolerance makes the covariance positive definite.
@@ -234,7 +234,7 @@ class Likelihood:
     def at(
         self, theta: Array, *, tolerance: float | None = None, found: LikelihoodEvaluation | None = None
     ) -> LikelihoodEvaluation:
-        """Evaluate the likelihood, at a tighter tolerance where it would not be accurate.
+        """Evaluate the likelihood, at a tighter tolerance if it would not be accurate.
 
         Costs one compression, one factorization, and a solve with p + 1 right-hand sides. An evaluation at theta that
         was `found` before serves as the first attempt.
@@ -266,9 +266,9 @@ class Likelihood:
                 )  # fmt: skip
             if found.error <= allowed or last:
                 return found
-            # The error is in proportion to the tolerance.
+            # The error is proportional to the tolerance.
             used = max(used * min(0.1, _AIMED * allowed / found.error), _TIGHTEST)
-            # One that had to be tighter than asked serves again: what the matrix has lost is all that is wrong.
+            # A factorization that had to be tighter than asked serves again: only the matrix is not accurate enough.
             F = found.F if found.F.used_tolerance <= used else None
             found = None  # nor its matrix and factorization, when the next ones are made
         raise AssertionError("the last attempt returns or raises")
@@ -310,7 +310,7 @@ class Likelihood:
     def _solve(
         self, F: Factorization | DistributedFactorization, others: Array | None = None
     ) -> tuple["_Solution", Array]:
-        """Return what a factorization makes of the values, and its solutions of other right-hand sides, (n, m)."""
+        """Return a factorization's solution for the values, and its solutions for other right-hand sides, (n, m)."""
         p = self.basis.shape[1]
         others = self.values[:, None][:, :0] if others is None else others
         solved = np.asarray(F.solve(np.column_stack([self.values, self.basis, others])))
@@ -327,7 +327,7 @@ class Likelihood:
         return _Solution(value, quadratic, weights, beta, solved_basis, gram), solved[:, 1 + p :]
 
     def whole(self, at: LikelihoodEvaluation) -> LikelihoodEvaluation:
-        """Return an evaluation with A's blocks, which are compressed anew where `light` left them out."""
+        """Return an evaluation with A's blocks, which are compressed again if `light` left them out."""
         if not at.is_light:
             return at
         A = compressed(
@@ -336,7 +336,7 @@ class Likelihood:
         return replace(at, A=A, is_light=False)
 
     def _probes(self) -> Array:
-        """Return random signs, shape (n, 4), that tell what a factorization's log-determinant has lost."""
+        """Return random signs, shape (n, 4), that measure the error of a factorization's log-determinant."""
         generator = stream(
             Purpose.SIGNS, self.seed, 0 if self.communicator is None else self.communicator.rank
         )
@@ -383,8 +383,8 @@ class Likelihood:
     def _difference(self, at: LikelihoodEvaluation, i: int) -> tuple[float, Array, Array]:
         """Return dL/dtheta_i, d(P y)/dtheta_i, and noise like that of the latter; both of shape (n,).
 
-        They are symmetric differences. The second difference of P y is all but noise: three factorizations, whose
-        errors have little in common, add to it 3 times the squares that two add to the first.
+        The derivatives are symmetric differences. The second difference of P y is almost pure noise: the errors of
+        three factorizations, which have little in common, give it 3 times the variance of the first difference.
         """
         ends = []
         for step in (_STEP, -_STEP):
@@ -403,7 +403,7 @@ class Likelihood:
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
-    """What a factorization makes of the values: L but for its constant, r' A^-1 r, and as in `LikelihoodEvaluation`."""
+    """A solution for the values: L without its constant, r' A^-1 r, and attributes as in `LikelihoodEvaluation`."""
 
     value: float
     quadratic: float
@@ -414,7 +414,7 @@ class _Solution:
 
 
 def on_first(likelihood: Likelihood, work: Callable[[Likelihood], Array]) -> Array:
-    """Return what follows from the data of all processes, which process 0 has meanwhile; collective."""
+    """Return the result of `work` on the data of all processes, which process 0 gathers; collective."""
     group = likelihood.communicator
     if group is None:
         return work(likelihood)

@@ -1,8 +1,8 @@
-"""Conditional means and variances from near values alone, and what all values add to them.
+"""Conditional means and variances from near values alone, and the correction for all values.
 
 A point's variance given its m nearest values costs O(m^3) and is too large; the variance given all values is less by
-exactly the mean square of the difference between the two predictors, a difference that random fields show: with S
-fields drawn from the model,
+exactly the mean square of the difference between the two predictors. Random fields show this difference: with S fields
+drawn from the model,
 
     var(f | all) = var(f | near) - E (E[f | all] - E[f | near])^2.
 
@@ -35,23 +35,23 @@ from pipeline.hmatrix.threads import n_threads, one_torch_thread
 Array = NDArray[np.float64]
 
 NEIGHBORS = 40  # values that predict a target, unless they tell too little
-_ENTRIES = 2**22  # of small covariances at a time
+_ENTRIES = 2**22  # entries of small covariances at a time
 _AHEAD = 4  # batches for each thread that are under way at once
-_JITTER = 1e-10  # of the variance: coincident values without noise stay solvable
+_JITTER = 1e-10  # share of the variance: coincident values without noise stay solvable
 _LARGEST_GROUP = 32
-_SHARED = 2.0  # values to whose share of the domain the targets of a group belong
-_REACH = 0.3  # of the distance to the farthest neighbor: how far groups that share many may reach
-_MOST_TOGETHER = 512  # targets of such a group
+_SHARED = 2.0  # values whose share of the domain holds the targets of a group
+_REACH = 0.3  # largest radius of a group that shares many neighbors, in distances to the farthest of them
+_MOST_TOGETHER = 512  # largest number of targets of such a group
 
 
 @dataclass(frozen=True, eq=False)
 class Neighborhoods:
-    """Some targets, in groups that share their neighbors, and how near values predict them.
+    """Some targets, in groups that share their neighbors, and their predictions from near values.
 
     Attributes:
         targets: Indices, shape (groups, t).
         neighbors: Indices of the values, shape (groups, m).
-        weights: Shape (groups, m, t): a target's prediction is their product with the neighbors' values.
+        weights: Shape (groups, m, t): a target's prediction is the product of its weights and the neighbors' values.
         variances: Conditional variances of the field at the targets, shape (groups, t).
     """
 
@@ -61,7 +61,7 @@ class Neighborhoods:
     variances: Tensor
 
     def predict(self, values: Array) -> Array:
-        """Return predictions of fields of shape (n, S), shape (groups, t, S)."""
+        """Predict fields, shape (n, S), at the targets: shape (groups, t, S)."""
         near = torch.from_numpy(values[self.neighbors])
         return (self.weights.mT @ near).numpy()
 
@@ -81,11 +81,11 @@ def neighborhoods(
     Args:
         kernel: Covariance of the field.
         points: Places of the values, shape (n, d).
-        noise: Variances of their noise, shape (n,).
+        noise: Variances of the values' noise, shape (n,).
         targets: Shape (q, d); left out, every value is predicted from the others.
         groups: Groups of targets that share their neighbors, shape (groups, t); those of `grouped` if left out.
-        n_neighbors: How many values predict a target.
-        n_left_out: How many values are predicted from the others, the first ones; all if left out.
+        n_neighbors: Number of values that predict a target.
+        n_left_out: Number of values, the first ones, that are predicted from the others; all if left out.
     """
     leave_out = targets is None
     wanted = points[:n_left_out] if targets is None else targets
@@ -122,7 +122,7 @@ def _in_threads(work: Callable[[int], Neighborhoods], items: range) -> Iterator[
 
 
 def grouped(kernel: Kernel, points: Array, targets: Array) -> NDArray[np.int64]:
-    """Return groups of neighboring targets, shape (groups, t): where they are dense among the values, several share
+    """Return groups of neighboring targets, shape (groups, t): if targets are dense among the values, several share
     their neighbors."""
     size = _group_size(len(targets) / max(len(points), 1))
     return _groups(targets * _metric(kernel, points.shape[1]), size)
@@ -133,15 +133,15 @@ def groups_within_reach(
 ) -> list[NDArray[np.int64]]:
     """Return groups of chosen targets that can share so many neighbors, each of shape (groups, t) for some t.
 
-    A group is as large as it can be within a fraction of the distance to its neighbors: where values crowd, and with
-    them the new points, as at the poles of a grid, thousands of neighbors cost each of hundreds of targets little.
+    A group is as large as it can be within a fraction of the distance to its neighbors. Where values and new points
+    crowd, as at the poles of a grid, hundreds of targets thus share the cost of thousands of neighbors.
 
     Args:
         kernel: Covariance of the field.
         points: Places of the values, shape (n, d).
         targets: Shape (q, d).
         chosen: Indices of the targets to group.
-        n_neighbors: How many values predict a target.
+        n_neighbors: Number of values that predict a target.
     """
     metric = _metric(kernel, points.shape[1])
     places = (targets[chosen] - points[0]) * metric
@@ -177,7 +177,7 @@ def _metric(kernel: Kernel, dimension: int) -> Array:
 
 
 def _group_size(density: float) -> int:
-    """Return how many targets share neighbors: those of two values' share of the domain or so, where many share one."""
+    """Return the number of targets that share neighbors: about those in two values' share of the domain."""
     return int(2 ** max(0, min(round(math.log2(max(_SHARED * density, 1))), math.log2(_LARGEST_GROUP))))
 
 

@@ -26,22 +26,22 @@ logger = logging.getLogger("pipeline.hmatrix")
 Array = NDArray[np.float64]
 
 _GAIN = 1e-3  # nats that a step must promise
-_LAST, _NEAR = 1e-2, 0.3  # a short step that promises less is the last one: it leaves a tenth of that, or so
-_DOUBTED = 0.1  # nats
-_UNLIKE = 0.25  # share of a likelihood's error that neighbors have not in common
-_LONGEST = 1.5  # step in any logarithm
-_AT_BOUND = 1e-3  # of a logarithm
+_LAST, _NEAR = 1e-2, 0.3  # a shorter step that promises less is the last: it leaves about a tenth of the gain
+_DOUBTED = 0.1  # nats that a step may promise because of the gradient's error alone
+_UNLIKE = 0.25  # share of a likelihood's error that neighboring points do not have in common
+_LONGEST = 1.5  # longest step in any logarithm
+_AT_BOUND = 1e-3  # distance of a logarithm from its bound
 _FLAT = 3.0  # standard error of a logarithm: the likelihood does not tell a factor of 20 from none
-_SILENT = 1e-12  # of the largest: eigenvalues of the information that rounding does not tell from 0
+_SILENT = 1e-12  # share of the largest eigenvalue of the information: rounding does not tell less from 0
 _UNKNOWN = 1e3  # standard error of a logarithm: the values tell nothing
-_TOLD = 3.0  # times the noise of the information of a parameter: where there is less, it is noise
+_TOLD = 3.0  # times the noise of a parameter's information: less information is noise
 _DAMPINGS = 8
 _EVALUATE, _DONE, _GIVEN_UP = 0.0, 1.0, 2.0  # what process 0 tells the others of its search
 
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """Where the likelihood is greatest.
+    """The maximum of the likelihood.
 
     Attributes:
         evaluation: The likelihood there, without the blocks of its matrix; `Likelihood.whole` adds them.
@@ -56,11 +56,11 @@ class Optimum:
     notes: tuple[str, ...]
 
     def standard_errors(self, lower: Array, upper: Array) -> Array:
-        """Return standard errors of the logarithms by the information; NaN for parameters at a bound or held fixed."""
+        """Return standard errors of the logarithms from the information; NaN for parameters at a bound or fixed."""
         theta = self.evaluation.theta
         inner = (theta > lower + _AT_BOUND) & (theta < upper - _AT_BOUND)
         errors = np.full(len(theta), np.nan)
-        # Of what is noise the values tell nothing.
+        # The values tell nothing about a parameter whose information is noise.
         told = np.diag(self.derivatives.information) > _TOLD * self.derivatives.noise
         errors[inner & ~told] = np.inf
         inner &= told
@@ -80,10 +80,10 @@ def by_scoring(
     """Maximize a likelihood by damped scoring steps, until one promises less than .001 nats, or .01 and was taken.
 
     Args:
-        likelihood: What is maximized.
+        likelihood: The likelihood to maximize.
         start: Logarithms to start from, shape (parameters,).
         lower, upper: Bounds of the logarithms; equal ones hold a parameter fixed.
-        max_iterations: Evaluations with derivatives at most.
+        max_iterations: Largest number of evaluations with derivatives.
     """
     at: LikelihoodEvaluation | None = likelihood.at(np.clip(start, lower, upper)).light()
     damping, notes = 1e-3, []
@@ -107,11 +107,11 @@ def by_scoring(
         theta, value, tolerance, promised = at.theta, at.value, at.tolerance, gain
         rejected = False
         for _ in range(_DAMPINGS):
-            at = None  # two matrices with their factorizations would be what a fit needs most memory for
+            at = None  # two matrices with their factorizations would be the peak of memory
             step, gain = _agreed_step(likelihood, theta, derivatives, lower, upper, damping)
             with suppress(ConvergenceError):
                 at = likelihood.at(theta + step, tolerance=tolerance).light()
-            # What a step promises below the likelihood's error cannot be judged by its value.
+            # A gain below the likelihood's error cannot be judged by the likelihood's value.
             unjudged = _UNLIKE * at.error if at is not None and gain < at.error else 0.0
             if at is not None and at.value > value + 1e-4 * gain - unjudged:
                 break
@@ -125,7 +125,7 @@ def by_scoring(
             at = likelihood.at(theta, tolerance=tolerance).light()
             break
         damping = max(damping / 10, 1e-6)
-        # A whole step in vain tells that the gradient's own error, of random signs, is what promises so little.
+        # If a whole step failed, so small a promise comes from the gradient's own error, that of random signs.
         if is_last or (rejected and promised < _DOUBTED):
             break
     return Optimum(
@@ -175,7 +175,7 @@ def by_lbfgs(
 
 
 def _tell(likelihood: Likelihood, at: LikelihoodEvaluation, step: int, seconds: float) -> None:
-    """Write a line about a step of the fit, which may take minutes."""
+    """Log a line about a step of the fit, which may take minutes."""
     found = zip(likelihood.names, np.exp(at.theta), strict=True)
     logger.info(
         "fit to %d values, step %d, %.1f s: log-likelihood %.3f at %s",
@@ -198,14 +198,14 @@ def _agreed_step(
 def _step(
     theta: Array, derivatives: Derivatives, lower: Array, upper: Array, damping: float
 ) -> tuple[Array, float]:
-    """Return the step to the greatest value of the damped quadratic model in a box, and what the model promises of it.
+    """Return the step that maximizes the damped quadratic model in a box, and the gain that the model promises.
 
-    The box is what the bounds leave of steps of 1.5. A step that is scaled or cut instead promises next to nothing
-    where one parameter hardly matters, and the search would end there.
+    The box holds the steps of at most 1.5 within the bounds. Scaling or cutting a step instead would leave almost no
+    gain if one parameter hardly matters, and the search would end there.
     """
     gradient, information = derivatives.gradient, derivatives.information
     scale = np.sqrt(np.maximum(np.diag(information), 1e-8))
-    # Scaled to a unit diagonal, the information is inverted without its directions of no curvature.
+    # The information is scaled to a unit diagonal, and gets some curvature in every direction.
     values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
     damped = (vectors * (np.maximum(values, 1e-4) + damping)) @ vectors.T * np.outer(scale, scale)
     least, most = np.maximum(lower - theta, -_LONGEST), np.minimum(upper - theta, _LONGEST)

@@ -17,10 +17,8 @@ from pipeline.hmatrix.geometry import Geometry
 Array = NDArray[np.float64]
 
 _LARGEST_LEAF = 1024  # new points that one leaf takes at a time
-_NEARER = 0.4  # of the smaller diameter: values' boxes are far beyond half of it
-_OUTSIDE = (
-    0.25  # of a leaf's diameter, or of a typical one: new points that are farther from it are strangers to it
-)
+_NEARER = 0.4  # times the smaller diameter; values' boxes are far beyond half of it
+_OUTSIDE = 0.25  # times the diameter of a leaf or of a typical leaf: new points farther away are outside
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +29,10 @@ class NewPoints:
         points: Shape (q, d).
         tree: Tree of the values' points.
         interactions: Near and far boxes among the values.
-        metric: Factors of the coordinates by which distances are those that the kernel sees, shape (d,).
+        metric: Factors that scale coordinates as the kernel's length scales do, shape (d,).
         leaves: Leaf of each point, counted from 0, shape (q,).
         inside: Indices of the points that have a place.
-        outside: Indices of those far from all values, in the order of their leaves.
+        outside: Indices of the points far from all values, in the order of their leaves.
     """
 
     points: Array
@@ -81,7 +79,7 @@ class NewPoints:
 
 
 def _leaves_of(tree: ClusterTree, measured: Array, metric: Array) -> NDArray[np.int64]:
-    """Return the leaf in which each of new points would have been put, shape (q,): leaves count from 0."""
+    """Return the leaf in which each new point would have been put, shape (q,): leaves count from 0."""
     points = tree.points * metric
     n_leaves = int(tree.level_start[-1] - tree.level_start[-2])
     ranges = halve(len(points), n_leaves.bit_length() - 1)
@@ -99,10 +97,10 @@ def _leaves_of(tree: ClusterTree, measured: Array, metric: Array) -> NDArray[np.
 
 
 def _interactions(rows: ClusterTree, columns: ClusterTree, own: Interactions) -> Interactions:
-    """Return near and far boxes of new points' boxes, of a tree of the values' boxes.
+    """Return the near and far boxes, among the values' boxes, of the boxes of new points.
 
-    Skeletons serve where far boxes of values are: a pair may be far if it is so among the values, or if its ancestors
-    are, and unless new points that lie outside their box come too near.
+    Skeletons are accurate for far boxes of values only. A pair may be far if it or a pair of its ancestors is far among
+    the values, unless new points that lie outside their box come too near.
     """
     n = columns.n_boxes
     first, second = pairs_of(own.far, mirrored=False)

@@ -14,7 +14,7 @@ from pipeline.hmatrix.kernels import Kernel, Product, Scaled, Sum
 
 NUGGET = "nugget"
 _SCALES = ("variance", "factor")
-_SMOOTHNESS = "nu"  # moves the likelihood little and costs Bessel functions: free only where it is asked for
+_SMOOTHNESS = "nu"  # moves the likelihood little and costs Bessel functions: free only on request
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Parameter:
     """A positive number within a kernel.
 
     Attributes:
-        name: Name to a person: "length_scale", "length_scale[1]", "terms[0].variance".
+        name: Readable name, such as "length_scale", "length_scale[1]" or "terms[0].variance".
         path: Fields and indices that lead to it.
-        scales_all: The whole kernel is proportional to it.
-        is_relative: A variance of no unit, within a factor of a product whose unit another factor has.
+        scales_all: Whether the whole kernel is proportional to it.
+        is_relative: Whether it is a variance without unit, within a factor of a product whose unit another factor has.
     """
 
     name: str
@@ -40,17 +40,17 @@ class Parameter:
 
     @property
     def names(self) -> tuple[str, str, str]:
-        """All that it answers to: its name, that of the whole tuple where it is an entry of one, and its field."""
+        """The names that refer to it: its name, that of the whole tuple if it is an entry of one, and its field."""
         return self.name, re.sub(r"\[\d+\]$", "", self.name), self.field
 
 
 def free_parameters(
     kernel: Kernel, *, fixed: Iterable[str] = (), smoothness: bool = False
 ) -> tuple[Parameter, ...]:
-    """Return the parameters that a fit may change: every positive number of the kernel but what is `fixed`.
+    """Return the parameters that a fit may change: every positive number of the kernel except those in `fixed`.
 
     Each factor of a product has a scale: its variance, or that of a sum's first term. The product needs one of them,
-    and the scales of its other factors stay as they are. So does the factor of a multiple that has a scale within.
+    and the scales of its other factors stay as they are. The factor of a multiple also stays if its kernel has a scale.
 
     Args:
         kernel: Any kernel; sums, products and multiples are searched through.
@@ -73,12 +73,12 @@ def free_parameters(
 
 @dataclass(frozen=True)
 class _Found:
-    """What a kernel has.
+    """The parameters of a kernel.
 
     Attributes:
         free: The parameters that may vary.
         met: All parameters, in the kernel's order.
-        scale: One whose change, with that of others, can multiply the whole kernel by any number. None if nothing can.
+        scale: A parameter that, alone or with others, can multiply the whole kernel by any number; None if none can.
     """
 
     free: tuple[Parameter, ...] = ()

@@ -1,9 +1,9 @@
-"""Weights and coefficients of a trend by conjugate gradients, as accurate as the values' noise asks.
+"""Weights and coefficients of a trend by conjugate gradients, as accurate as the values' noise requires.
 
-A prediction is a smoothing of the values. Weights w that leave r = y - H beta - A w predict what exact weights do from
-the values y - r, whatever the condition of A: a mean moves by r times the sum of the absolute weights with which the
-values enter it, at most, and by much less where r is irregular. So r on sampled exact rows, beside the noise, tells
-when the weights are accurate enough; and the factorization only preconditions.
+A prediction is a smoothing of the values. Weights w with the residual r = y - H beta - A w predict what exact weights
+predict from the values y - r, whatever the condition number of A: a mean moves by at most r times the sum of the
+absolute weights with which the values enter it, and by much less if r is irregular. The size of r on sampled exact rows
+relative to the noise therefore tells if the weights are accurate enough, and the factorization only preconditions.
 """
 
 import logging
@@ -32,11 +32,11 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[np.float64]
 
-_OF_NOISE = 0.01  # of the noise's standard deviation: what may be left of the values
-_OF_VALUES = 1e-5  # of the values' standard deviation, where there is hardly any noise
-_ITERATED = 0.1  # share of what may be left that the iteration may leave, the rest being compression's
+_OF_NOISE = 0.01  # accepted residual, in standard deviations of the noise
+_OF_VALUES = 1e-5  # accepted residual, in standard deviations of the values, if there is hardly any noise
+_ITERATED = 0.1  # share of the accepted residual that the iteration may leave; the rest is for compression
 _LEAST, _MOST = 1e-10, 1e-6  # relative residuals of the iteration
-_ROWS = 32  # evaluated exactly
+_ROWS = 32  # rows that are evaluated exactly
 _ATTEMPTS = 4
 _TIGHTEST = 1e-12
 _ITERATIONS = 100
@@ -51,10 +51,10 @@ def solved(
         model: A and a factorization.
         b: Shape (n, m).
         tolerance: Relative residual of each column, 2-norm.
-        start: First guess, shape (n, m); that of the factorization if left out.
+        start: First guess, shape (n, m); the factorization's solution if left out.
 
     Raises:
-        ConvergenceError: If the tolerance is not reached, or A is not positive definite as compressed.
+        ConvergenceError: If the tolerance is not reached, or the compressed A is not positive definite.
     """
     first = np.asarray(model.F.solve(b)) if start is None else start
     x, _ = conjugate_gradient(
@@ -71,10 +71,10 @@ def solved(
 
 
 def of_noise(noise: Array, group: Communicator | None = None) -> float:
-    """Return what may be left of values on each row: a hundredth of the noise's deviation.
+    """Return the residual that is accepted on each row: a hundredth of the noise's standard deviation.
 
-    Among unlike variances the deviation is that of the harmonic mean: values with little noise are those that
-    predictions follow. Without noise it is 0.
+    Of different variances, the harmonic mean counts, since predictions follow the values with little noise. If a value
+    has no noise, the result is 0.
     """
     positive = noise[noise > 0]
     n, n_positive, inverse = total(group, np.array([len(noise), len(positive), (1 / positive).sum()]))
@@ -90,9 +90,9 @@ def deviation(values: Array, group: Communicator | None) -> float:
 def prepared(
     model: LikelihoodEvaluation, points: Array, values: Array, basis: Array, noise: Array
 ) -> tuple[LikelihoodEvaluation, float]:
-    """Return a model with weights and coefficients that are accurate enough to predict with, and what they leave.
+    """Return a model with weights and coefficients that are accurate enough to predict with, and their residual.
 
-    The covariance is compressed anew, tighter, where exact rows tell that it loses more than a hundredth of the noise.
+    The covariance is compressed again, more tightly, if exact rows show a residual above a hundredth of the noise.
 
     Args:
         model: A, a factorization, and the weights that it gives.
@@ -135,7 +135,7 @@ def prepared(
                 left, wanted,
             )  # fmt: skip
             return found, left
-        # What compression loses is in proportion to its tolerance.
+        # The error of compression is proportional to its tolerance.
         tolerance = max(model.tolerance * min(0.1, 0.3 * wanted / left), _TIGHTEST)
         logger.info(
             "the weights leave %.1e on exact rows: compressed anew at tolerance %.0e", left, tolerance
@@ -166,7 +166,7 @@ def _refined(model: LikelihoodEvaluation, values: Array, basis: Array, wanted: f
 
 
 def exact_rows(n: int, group: Communicator | None = None) -> NDArray[np.int64]:
-    """Return the rows of n own ones that are evaluated exactly, spread evenly: this process's share of them."""
+    """Return this process's share of the rows that are evaluated exactly, spread evenly over its n rows."""
     share = _ROWS if group is None else -(-_ROWS // group.size)
     return np.unique(np.linspace(0, n - 1, min(n, share)).astype(np.int64))
 

@@ -1,9 +1,9 @@
 """Traces of an inverse from a few solves, with random signs on points that lie far apart.
 
-z' A^-1 z of a vector of random signs is the trace plus the entries of A^-1 between all pairs of points, at random
-signs. Entries of a covariance's inverse are large between near points alone. So each vector is non-zero on one of
-several colors: the points of a color hold the same place in equal cells of a recursive bisection, and are far apart
-[1].
+For a vector z of random signs, z' A^-1 z is the trace plus the entries of A^-1 between all pairs of points, with random
+signs. Entries of a covariance's inverse are large only between near points. Each vector is therefore non-zero on one of
+several colors only: the points of a color have the same place in equal cells of a recursive bisection, and are far
+apart [1].
 
 References:
     [1] Stathopoulos, Laeuchli, Orginos, "Hierarchical probing for estimating the trace of the matrix inverse on
@@ -41,7 +41,7 @@ def colors_of_rows(points: NDArray[np.float64], A: Covariance, n_points: int) ->
     """Return the color of each row of A; 64 rows or fewer have one each.
 
     Where rows are divided, each process colors the region of points whose rows it owns, and colors go to the rows'
-    own processes: near points of one color meet at the seams alone.
+    own processes: near points have one color only where regions meet.
     """
     if isinstance(A, H2Matrix):
         return colors_of(points, _number_of_colors(n_points))

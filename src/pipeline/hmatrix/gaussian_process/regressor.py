@@ -31,11 +31,11 @@ Array = NDArray[np.float64]
 
 
 class FitWarning(UserWarning):
-    """A fit ended at a bound, or where the values say nothing, or early."""
+    """A fit ended early or at a bound, or the values do not determine a parameter."""
 
 
 class NotFittedError(ValueError, AttributeError):
-    """A model was asked before its `fit`; an AttributeError too, as scikit-learn's is, so that `hasattr` says False."""
+    """`fit` has not been called yet. As in scikit-learn, this is also an AttributeError, so that `hasattr` is False."""
 
 
 class GaussianProcess(ScikitLearnHabits):
@@ -45,47 +45,48 @@ class GaussianProcess(ScikitLearnHabits):
     likelihood by scoring steps; each costs some factorizations in near-linear time. Equal data give equal results.
 
     Args:
-        kernel: The covariance; its parameters are where the fit starts. Sums, products and multiples will do. So will
-            conditionally positive definite kernels (`kernels.ThinPlate`), with a linear trend and method="reml".
+        kernel: The covariance; a fit starts from its parameters. Sums, products and multiples of kernels are possible.
+            Conditionally positive definite kernels (`kernels.ThinPlate`) need a linear trend and method="reml".
         nugget: Variance of the noise, or "fit".
         trend: Mean: "constant", "linear", "quadratic", the degree of a polynomial, a function of the points that
             returns regressors of shape (n, p), or None for a mean of zero.
-        tolerance: Relative error of compression and factorization. A likelihood that would err by more takes a tighter
-            one: .05 nats up to 2,000 values, .1 of 8,192, .3 of 65,536, and in proportion to their number beyond.
+        tolerance: Relative error of compression and factorization. It is tightened if the likelihood would err by more
+            than .05 nats for up to 2,000 values, .1 for 8,192, .3 for 65,536, and in proportion to their number beyond.
         optimizer: "scoring", "lbfgs", or None to leave the parameters as they are; `nugget` is then a number. Without
-            an optimizer a fit takes no more accuracy than predictions need (`prepared.py`), and `log_likelihood_` and
-            `leave_one_out` what they need beyond when asked.
+            an optimizer, a fit is only as accurate as predictions need (`prepared.py`); `log_likelihood_` and
+            `leave_one_out` evaluate again if they need more.
         method: "ml" or "reml", the restricted likelihood, which does not count the trend's coefficients as known.
         bounds: Lower and upper bound by parameter, such as {"length_scale": (0.01, 10.0)}; see `start.bounds_of`.
         fixed: Names of parameters that keep their values.
-        smoothness: Fit `nu` too. Any but 1/2, 3/2 and 5/2 is some fifty times slower.
+        smoothness: Whether to fit `nu` too. Values other than 1/2, 3/2 and 5/2 are some fifty times slower.
         restarts: Random starts beside the given parameters.
-        max_iterations: Steps of the optimizer at most.
-        random_state: Seed of all that is random.
+        max_iterations: Largest number of steps of the optimizer.
+        random_state: Seed of all random numbers.
         communicator: The processes among which values are divided: each passes its own rows to `fit` and its own new
-            points to `predict` and gets what belongs to these; every method is collective. Matrices, factorizations and
-            predictions are divided. A fit starts on process 0, which has points and values of all meanwhile.
+            points to `predict`, and gets the results for these; every method is collective. Matrices, factorizations
+            and predictions are divided. Process 0 finds the start of a fit, and holds the data of all for that time.
 
     Attributes:
         kernel_, nugget_: The fitted kernel and nugget.
-        log_likelihood_: The logarithm of the likelihood in nats; `log_likelihood_error_` estimates its error, and is
-            less than a third of it with a probability below 1 %. The restricted one depends on the regressors' unit.
+        log_likelihood_: The logarithm of the likelihood in nats. `log_likelihood_error_` estimates its error; the true
+            one is more than three times that with a probability below 1 %. REML's depends on the regressors' unit.
         beta_: Coefficients of the trend, in the regressors' order. A polynomial's are those of coordinates that are
             shifted and scaled to the points' box (`trend.Regressors`).
-        standard_errors_: Those of the logarithm of each parameter, by name: 0.1 is about 10 %. NaN at a bound.
+        standard_errors_: Standard error of each parameter's logarithm, by name: 0.1 is about 10 %. NaN at a bound.
         notes_: What a reader of the fit should know, also given as warnings.
         intervals_: Lower end, fitted value and upper end of each parameter, by name: two standard errors either way.
         n_iter_: Steps taken.
-        n_values_: How many values there were.
-        residual_: Root mean square of what the weights of the last prediction leave of the values on sampled exact
-            rows, in the values' unit. Predicted means are those of values moved by so much: the mean at x errs by
-            `residual_` times the sum of the absolute weights with which the values enter it, at most. Predictions
-            iterate until no more than a hundredth of the noise's deviation is left, or 1e-5 of the values' deviation.
+        n_values_: Number of values.
+        residual_: Root mean square residual of the last prediction's weights on sampled exact rows, in the values'
+            unit. Predicted means are those of values changed by this much: the mean at x errs by at most `residual_`
+            times the sum of the absolute weights with which the values enter it. Predictions iterate until the residual
+            is a hundredth of the noise's standard deviation, or 1e-5 of the values'.
         leave_one_out_error_: Relative error of the standard deviations that `leave_one_out` gave last.
         std_error_: Relative standard error of the last standard deviations that `predict` gave, a root mean square over
-            the new points: by chance in 32 random fields, and as solves at 16 of the points and exact rows show. The
-            relative errors' own root mean square is more than four times the chance's with a probability below 1 %,
-            however the points depend on each other: the eighth moment of a mean of 32 squares says so.
+            the new points. It includes the chance of 32 random fields, and the errors that solves at 16 of the points
+            and exact rows show. By the eighth moment of a mean of 32 squares, the root mean square of the relative
+            errors is more than four times that of chance with a probability below 1 %, however the points depend on
+            each other.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class GaussianProcess(ScikitLearnHabits):
 
     @property
     def _group(self) -> Communicator | None:
-        """The processes, or None where there is but one."""
+        """The processes, or None if there is only one."""
         if self.communicator is None:
             return None
         require_communicator(self.communicator)
@@ -170,15 +171,15 @@ class GaussianProcess(ScikitLearnHabits):
             self.notes_, self.n_iter_ = found.notes, found.iterations
             for note in found.notes:
                 warnings.warn(note, FitWarning, stacklevel=2)
-            # Likelihoods to be compared are evaluated alike.
+            # Likelihoods that are compared have to be evaluated at the same tolerance.
             likelihood = replace(likelihood, tolerance=evaluation.tolerance)
         else:
-            # Predictions need no determinant: `log_likelihood_` looks after its accuracy when it is asked for.
+            # Predictions need no determinant: `log_likelihood_` is evaluated accurately on request.
             alone = self._group is None
             evaluation = (likelihood.for_predictions if alone else likelihood.at)(likelihood.start)
         self._model = likelihood
         self.n_values_ = likelihood.n_values
-        with np.errstate(over="ignore"):  # what the values do not tell is known up to infinity
+        with np.errstate(over="ignore"):  # upper ends may be infinite
             self.intervals_ = {
                 name: tuple(np.exp(theta + np.array([-2.0, 0.0, 2.0]) * self.standard_errors_[name]).tolist())
                 for name, theta in zip(likelihood.names, evaluation.theta, strict=True)
@@ -224,11 +225,11 @@ class GaussianProcess(ScikitLearnHabits):
 
         Args:
             X: Points, shape (q, d).
-            return_std: Return standard deviations of the field as well; `std_error_` then tells their relative error.
-            include_noise: Make them those of observations: the nugget is added to the variances.
+            return_std: Whether to return standard deviations of the field too; `std_error_` then has their error.
+            include_noise: Whether to add the nugget to the variances, which are then those of observations.
             noise: Relative variances of the noise of these observations, shape (q,), by which the nugget is multiplied
                 as in `fit`. All 1 if left out.
-            exact: One solve for each standard deviation; the default does so up to 256 points (`Conditional.variance`).
+            exact: Whether each standard deviation takes a solve; by default up to 256 points (`Conditional.predict`).
         """
         points = self._new_points(X)
         with all_or_none(self._group):
@@ -260,7 +261,7 @@ class GaussianProcess(ScikitLearnHabits):
         left, spread = total(
             group, np.array([((values - mean) ** 2).sum(), ((values - first / n) ** 2).sum()])
         )
-        if spread == 0:  # as scikit-learn has it, where no share of nothing can be explained
+        if spread == 0:  # as in scikit-learn: there is no variation to explain
             return float(left == 0)
         return float(1 - left / spread)
 
@@ -270,7 +271,7 @@ class GaussianProcess(ScikitLearnHabits):
         Args:
             X: Points, shape (q, d).
             y: Observations, shape (q,).
-            noise: Relative variances of their noise, as `predict` takes them.
+            noise: Relative variances of the observations' noise, as `predict` takes them.
         """
         group = self._group
         with all_or_none(group):
@@ -283,10 +284,10 @@ class GaussianProcess(ScikitLearnHabits):
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return mean and standard deviation of each value's prediction from all others, noise included, both (n,).
 
-        `leave_one_out_error_` then tells the relative error of the standard deviations. Up to 1,024 values cost a solve
-        each, and what is left to it are residuals; more are estimated from near values and 32 random fields. A value
-        less its mean errs by twice as much, and by what the weights leave of the values (`residual_` of `predict`)
-        times the variance beside that of the noise (`left_out.py`).
+        `leave_one_out_error_` is then the relative error of the standard deviations. Up to 1,024 values cost a solve
+        each, and the error is that of residuals; for more values, near values and 32 random fields give an estimate.
+        The difference of a value from its mean errs by twice as much, and by `residual_` (of `predict`) times the ratio
+        of the variance to that of the noise (`left_out.py`).
         """
         self._require_fitted()
         mean, std, self.leave_one_out_error_ = replace(
@@ -295,7 +296,7 @@ class GaussianProcess(ScikitLearnHabits):
         return mean, std
 
     def _accurate(self) -> LikelihoodEvaluation:
-        """Return the likelihood at the parameters in use, tighter where predictions were content with less."""
+        """Return the likelihood at the parameters in use, evaluated more tightly if predictions needed less."""
         found: LikelihoodEvaluation = self._conditional.fitted
         if self._group is not None or found.error <= self._model.allowed_error:
             return found
@@ -303,7 +304,7 @@ class GaussianProcess(ScikitLearnHabits):
 
     @property
     def log_likelihood_(self) -> float:
-        """The log-likelihood at the parameters in use, in nats: evaluated anew where it is not accurate yet."""
+        """The log-likelihood at the parameters in use, in nats; evaluated again if it is not accurate yet."""
         return self._value_and_error()[0]
 
     @property
@@ -319,11 +320,11 @@ class GaussianProcess(ScikitLearnHabits):
         return self._judged
 
     def log_likelihood(self, theta: Any = None, *, gradient: bool = False) -> Any:
-        """Return the log-likelihood at logarithms of the parameters, and with `gradient` its gradient by them.
+        """Return the log-likelihood at logarithms of the parameters, and with `gradient` its gradient there.
 
         Args:
             theta: Shape (parameters,), in the order of `parameter_names_`; as fitted if left out.
-            gradient: Return value and gradient.
+            gradient: Whether to return value and gradient.
         """
         self._require_fitted()
         if theta is not None and np.shape(theta) != (len(self.parameter_names_),):
@@ -347,10 +348,10 @@ class GaussianProcess(ScikitLearnHabits):
         return self._model.names
 
     def profile(self, name: str, values: Sequence[float]) -> Array:
-        """Return the greatest log-likelihood for each given value of a parameter, the others fitted anew.
+        """Return the greatest log-likelihood for each given value of a parameter, with the others fitted again.
 
-        Values where it is more than 1.92 nats below `log_likelihood_` lie outside the 95 % confidence interval, as far
-        as `log_likelihood_error_` lets that be judged: from 440,000 values on it may be as large.
+        Values where it is more than 1.92 nats below `log_likelihood_` lie outside the 95 % confidence interval, if
+        `log_likelihood_error_` is smaller than that; from 440,000 values on, it may be as large.
 
         Raises:
             ConfigError: If the parameter was not fitted.

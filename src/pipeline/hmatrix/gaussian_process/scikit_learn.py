@@ -1,4 +1,4 @@
-"""What scikit-learn asks of an estimator: its arguments by name, copies, tags, and names of columns."""
+"""What scikit-learn expects of an estimator: its arguments by name, copies, tags, and names of columns."""
 
 import copy
 import inspect
@@ -44,7 +44,7 @@ class ScikitLearnHabits:
         return self
 
     def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import InputTags, RegressorTags, Tags, TargetTags  # whoever asks has it
+        from sklearn.utils import InputTags, RegressorTags, Tags, TargetTags  # only scikit-learn calls this
 
         return Tags(
             estimator_type="regressor",
@@ -58,7 +58,7 @@ class ScikitLearnHabits:
 
     def __sklearn_clone__(self) -> Self:
         given = self.get_params(deep=False)
-        shared = {"communicator": given.pop("communicator")}  # a group of processes is no value
+        shared = {"communicator": given.pop("communicator")}  # a group of processes cannot be copied
         return type(self)(**copy.deepcopy(given), **shared)
 
     @property
@@ -75,7 +75,7 @@ def positive(value: Any, name: str) -> float:
     """Return a positive number as a float.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If `value` is not a positive number.
     """
     if not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
         raise ValueError(f"{name} wants a positive number, not {value!r}")

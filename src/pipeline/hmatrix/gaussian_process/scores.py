@@ -1,4 +1,4 @@
-"""How good predictions are, as numbers and as distributions.
+"""Scores of predictions, as numbers and as distributions.
 
 References:
     [1] Gneiting, Raftery, "Strictly proper scoring rules, prediction, and estimation", JASA 2007.
@@ -24,13 +24,13 @@ def root_mean_square_error(predicted: Any, observed: Any) -> float:
 
 
 def coverage(observed: Any, mean: Any, std: Any, levels: Sequence[float] = LEVELS) -> dict[float, float]:
-    """Return which part of the observations lies within the central intervals of the given probabilities."""
+    """Return the share of the observations within the central intervals of the given probabilities."""
     scaled = np.abs(_standardized(observed, mean, std)[0])
     return {level: float(np.mean(scaled <= ndtri(0.5 + level / 2))) for level in levels}
 
 
 def scores(observed: Any, mean: Any, std: Any) -> dict[str, float]:
-    """Return the scores of normal predictions: smaller is better, but for the coverages.
+    """Return the scores of normal predictions: smaller is better, except for the coverages.
 
     Args:
         observed: Shape (q,).
@@ -40,7 +40,7 @@ def scores(observed: Any, mean: Any, std: Any) -> dict[str, float]:
     Returns:
         `rmse` and `mae`, errors of the mean; `crps`, the continuous ranked probability score [1, equation 21], in the
         unit of the values; `log_score`, minus the mean logarithm of the predictive density [1, section 4.1];
-        `coverage_50`, `coverage_80`, `coverage_90` and `coverage_95`, the parts of observations within these intervals.
+        `coverage_50`, `coverage_80`, `coverage_90` and `coverage_95`, shares of observations within these intervals.
 
     Raises:
         ValueError: If shapes differ, a number is not finite, or a standard deviation is not positive.

@@ -1,9 +1,9 @@
-"""Where a search for the greatest likelihood starts, and how it goes on.
+"""The search for the greatest likelihood: its starts, and its course.
 
 A start is the maximum of the likelihood of independent groups of neighbors (`start.py`). From 100,000 values on, an
-eighth of them is searched first, and again an eighth of that: what it finds lies within some three standard errors of
-what all values say, so that one or two steps on all of them remain. The maximum is that of the likelihood of all
-values in any case: a part decides where the search starts, not where it ends.
+eighth of the values is searched first, and an eighth of that before. The result lies within about three standard errors
+of the maximum for all values, so that one or two steps on all of them remain. The maximum is always that of the
+likelihood of all values: a subset decides where the search starts, not where it ends.
 """
 
 from dataclasses import replace
@@ -19,8 +19,8 @@ from pipeline.hmatrix.streams import Purpose, stream
 Array = NDArray[np.float64]
 
 _WHOLE = 100_000  # values from which a search begins with a part of them
-_PART = 8  # of how many values that part has one
-_FEWEST = 20  # values for which groups of neighbors mean anything
+_PART = 8  # one of so many values is in that part
+_FEWEST = 20  # values from which groups of neighbors are meaningful
 
 
 def greatest(
@@ -36,11 +36,11 @@ def greatest(
     """Find the greatest likelihood between bounds; collective.
 
     Args:
-        likelihood: What is maximized.
+        likelihood: The likelihood to maximize.
         lower, upper: Bounds of the logarithms of the parameters.
         optimizer: A name in `OPTIMIZERS`.
-        restarts: Random starts beside those that groups of neighbors give.
-        max_iterations: Steps of the optimizer at most, from each start.
+        restarts: Number of random starts that `start.starts` adds, and of further maxima that are tried.
+        max_iterations: Largest number of steps of the optimizer from each start.
         seed: Seed of the random starts and of the part that is searched first.
     """
     generator = stream(Purpose.STARTS, seed)

@@ -1,4 +1,4 @@
-"""What a fit is asked for, checked and joined with data into a likelihood.
+"""The arguments of a fit, checked and joined with data into a likelihood.
 
 All mistakes that a caller can make in arguments or data are found here, before anything is computed.
 """
@@ -31,15 +31,15 @@ from pipeline.runtime.communicator import Communicator
 
 Array = NDArray[np.float64]
 
-_LARGEST = 1e140  # values, whose squares are summed
+_LARGEST = 1e140  # largest value, since squares are summed
 
 
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """The arguments of `GaussianProcess` that a likelihood depends on; they mean what they mean there.
+    """The arguments of `GaussianProcess` that a likelihood depends on, with the same meaning.
 
     Attributes:
-        communicator: The processes; None where there is but one.
+        communicator: The processes; None if there is only one.
     """
 
     kernel: Kernel
@@ -85,8 +85,8 @@ class Settings:
         degree = conditional_degree(self.kernel)
         if degree >= 0 and self.method != "reml":
             raise ConfigError(
-                f"method: {type(self.kernel).__name__} is positive definite beside a trend alone, whose coefficients "
-                "the likelihood must not count; give method='reml'"
+                f"method: {type(self.kernel).__name__} is positive definite only with a trend, whose coefficients the "
+                "likelihood must not count; give method='reml'"
             )
         if not is_covariance(self.kernel):
             raise ConfigError(
@@ -98,7 +98,7 @@ class Settings:
             raise ConfigError(f"nugget wants a number of at least 0 or 'fit', not {self.nugget!r}")
         if self.nugget == "fit" and NUGGET in self.fixed:
             raise ConfigError(
-                "nugget: one that is fixed is a number; leave it out of `fixed`, or give its value"
+                "nugget: a fixed nugget is a number; leave it out of `fixed`, or give its value"
             )
         if self.nugget == "fit" and self.optimizer is None:
             raise ConfigError("nugget: 'fit' needs an optimizer; give a number, or optimizer='scoring'")
@@ -148,8 +148,8 @@ def values_of(y: Any, n: int) -> Array:
     """Return a copy of n finite values, shape (n,).
 
     Raises:
-        ValueError: If these are not n real numbers.
-        ConfigError: If one is NaN or infinite.
+        ValueError: If `y` is not n real numbers.
+        ConfigError: If a value is NaN, infinite or too large to be squared.
     """
     values = as_array(y)
     if values.dtype.kind not in "biuf" or values.shape not in ((n,), (n, 1)):
@@ -160,7 +160,7 @@ def values_of(y: Any, n: int) -> Array:
         )
     if np.abs(values.astype(np.float64)).max(initial=0.0) > _LARGEST:
         raise ConfigError(
-            f"y: the squares of values above {_LARGEST:.0e} are no numbers any more; give y another unit"
+            f"y: the squares of values above {_LARGEST:.0e} would overflow; give y another unit"
         )
     return np.array(values.reshape(n), np.float64)
 
