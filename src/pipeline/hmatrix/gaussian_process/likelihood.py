@@ -63,9 +63,9 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[np.float64]
 
-# Accepted estimated error, in nats. From 2,048 values on it grows as the likelihood's standard deviation sqrt(n / 2). It
-# is 1.5 thousandths of that, and moves a parameter by about this share of its standard error. From 65,536 values on it
-# grows as n: at a million it is 6 thousandths, and a smaller error would cost memory in vain.
+# Accepted estimated error, in nats. From 2,048 values on it grows as the likelihood's standard deviation sqrt(n / 2).
+# It is 1.5 thousandths of that, and moves a parameter by about this share of its standard error. From 65,536 values on
+# it grows as n: at a million it is six thousandths, and a smaller error would cost memory in vain.
 _NATS, _NATS_AT, _OF_VALUES, _MANY = 0.05, 0.1, 8192, 65536
 _AIMED = 0.5  # share of the accepted error that a tolerance aims at, given the error at another
 _GROWTH = 1.9  # power of the number of values by which the error grows; 1.6 to 1.9 were found
