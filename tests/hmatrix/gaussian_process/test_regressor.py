@@ -187,7 +187,7 @@ def test_scikit_learn_clones_searches_and_cross_validates(data):
     [
         ({"kernel": kernels.LaplaceSingleLayer()}, "is no covariance"),
         ({"trend": "cubic"}, "trend: no 'cubic'"),
-        ({"trend": lambda x: np.ones(3)}, "the function wants to return"),
+        ({"trend": lambda x: np.ones(3)}, "the function must return"),
         ({"trend": lambda x: np.ones((len(x), 2))}, "linearly dependent"),
         ({"method": "mle"}, "method: no 'mle'"),
         ({"optimizer": "adam"}, "optimizer: no 'adam'"),

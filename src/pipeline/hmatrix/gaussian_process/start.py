@@ -1,7 +1,7 @@
-"""Where a fit starts, and between which bounds it searches.
+"""The starts of a fit, and the default bounds of its search.
 
-The likelihood of groups of neighbors, taken as independent [1], is dense and quick, and knows of short distances, that
-a random subsample of the same size would lack. Its maximum is a start from which few steps on all data remain.
+The likelihood of groups of neighbors, taken as independent [1], is dense and quick, and contains short distances, which
+a random subsample of the same size would lack. From its maximum few steps on all data remain.
 
 References:
     [1] Stein, Chi, Welty, "Approximating likelihoods for large spatial data sets", JRSS B 2004.
@@ -28,10 +28,10 @@ logger = logging.getLogger("pipeline.hmatrix")
 Array = NDArray[np.float64]
 
 _GROUP, _GROUPS = 100, 40
-_SPREAD = 1e4  # factor by which variances may leave that of the values, either way
-_SMALLEST_NUGGET = 1e-6  # of the variance of the values: it bounds the condition number
-_NEAREST, _FARTHEST = 0.1, 10.0  # length scales: of the distance of neighbors, and of the extent
-_SAME = 0.3  # logarithms: nearer starts lead to the same maximum
+_SPREAD = 1e4  # largest ratio of a variance to that of the values, either way
+_SMALLEST_NUGGET = 1e-6  # share of the variance of the values; it bounds the condition number
+_NEAREST, _FARTHEST = 0.1, 10.0  # bounds of length scales / distance of neighbors and extent
+_SAME = 0.3  # maxima whose logarithms are nearer count as one
 
 
 def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
@@ -43,11 +43,11 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
     The variance of a term within a product lies within that factor of its start.
 
     Args:
-        likelihood: What is to be maximized.
+        likelihood: The likelihood to maximize.
         given: Bounds by name of the parameter or its field.
 
     Raises:
-        ConfigError: If a name is unknown or a pair of bounds is not one.
+        ConfigError: If a name is unknown, or its bounds are not two positive numbers in order.
     """
     known = {NUGGET, *(name for p in likelihood.parameters for name in p.names)}
     for name, pair in given.items():
@@ -81,7 +81,7 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
 
 
 def _is_interval(pair: object) -> bool:
-    """Return whether this is two positive numbers in order."""
+    """Return whether `pair` is two positive numbers in order."""
     if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
         return False
     numbers = all(isinstance(end, int | float | np.number) and not isinstance(end, bool) for end in pair)
@@ -89,7 +89,7 @@ def _is_interval(pair: object) -> bool:
 
 
 def _axis(likelihood: Likelihood, i: int) -> int | None:
-    """Return the coordinate of whose length scale a parameter is; None if it is of all."""
+    """Return the coordinate that a length scale belongs to; None if it belongs to all."""
     path = likelihood.parameters[i].path
     return path[-1] if isinstance(path[-1], int) else None
 
@@ -97,8 +97,8 @@ def _axis(likelihood: Likelihood, i: int) -> int | None:
 def _distances(points: Array, axis: int | None) -> tuple[float, float]:
     """Return the median distance of neighbors and the extent of points.
 
-    For one coordinate, whose unit may not be that of the others, they are those of points in a cube, times the
-    coordinate's extent.
+    For one coordinate, whose unit may differ from that of the others, points are scaled into a cube, and both numbers
+    are multiplied by the coordinate's extent.
     """
     extents = np.ptp(points, axis=0)
     unit = 1.0
@@ -115,7 +115,7 @@ def residual_variance(likelihood: Likelihood) -> float:
     """Return the variance of the values about their trend, fitted by ordinary least squares.
 
     Raises:
-        ConfigError: If nothing is left of the values.
+        ConfigError: If the trend explains the values up to rounding.
     """
     residual = ordinary_residual(likelihood)
     variance = float(np.mean(residual**2))
@@ -128,12 +128,12 @@ def residual_variance(likelihood: Likelihood) -> float:
 
 
 def typical_noise(likelihood: Likelihood) -> float:
-    """Return the median of the values' relative variances of noise, of those that have any."""
+    """Return the median of the relative noise variances that are not zero."""
     return float(np.median(likelihood.noise[likelihood.noise > 0]))
 
 
 def _unit(likelihood: Likelihood) -> float:
-    """Return the variance of the field where the kernel's own variance is 1: another number for anchored kernels."""
+    """Return the field's mean variance where the kernel's `variance` is 1: 1 unless the kernel is anchored."""
     kernel = likelihood.kernel
     variance = getattr(kernel.kernel, "variance", None) if isinstance(kernel, Anchored) else None
     if variance is None:
@@ -157,7 +157,7 @@ class Groups:
     Attributes:
         likelihood: The model.
         points: Shape (groups, m, d).
-        values: Shape (groups, m), less an ordinary trend.
+        values: Shape (groups, m), less a trend by ordinary least squares.
         noise: Shape (groups, m).
     """
 
@@ -190,7 +190,7 @@ class Groups:
         return float(distance.median()) or 1.0
 
     def negative(self, theta: Array) -> float:
-        """Return minus the log-likelihood of all groups; infinite where a covariance is not positive definite."""
+        """Return minus the log-likelihood of all groups; 1e10 where a covariance is not positive definite."""
         kernel, nugget = self.likelihood.parameters_at(theta)
         covariance = kernel(self.points, self.points) + torch.diag_embed(nugget * self.noise)
         factor, failed = torch.linalg.cholesky_ex(covariance)
@@ -204,10 +204,10 @@ class Groups:
 def starts(
     likelihood: Likelihood, lower: Array, upper: Array, generator: np.random.Generator, n_random: int = 0
 ) -> list[Array]:
-    """Return points to start from, best first: the maxima of the groups' likelihood that different starts lead to.
+    """Return starts, best first: different maxima of the groups' likelihood.
 
     Args:
-        likelihood: What is to be maximized.
+        likelihood: The likelihood to maximize.
         lower, upper: Bounds of the logarithms.
         generator: Draws the centers of the groups and the random starts.
         n_random: Starts drawn uniformly between the bounds, beside the given parameters and a typical guess.

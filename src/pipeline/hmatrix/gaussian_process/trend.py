@@ -1,6 +1,6 @@
-"""What the mean of a Gaussian process is made of: regressors of unknown coefficients.
+"""The mean of a Gaussian process: regressors with unknown coefficients.
 
-Ordinary kriging has a constant, universal kriging polynomials of the coordinates or regressors of the user's own; the
+Ordinary kriging has a constant, universal kriging polynomials of the coordinates or a user's regressors. The
 coefficients follow by generalized least squares [1, section 3.4].
 
 References:
@@ -20,7 +20,7 @@ from pipeline.runtime.communicator import Communicator
 
 Array = NDArray[np.float64]
 Trend = str | int | Callable[[Array], Array] | None
-_MADE_UP = 1e-6  # relative residual of polynomials that a function's regressors make up
+_MADE_UP = 1e-6  # largest relative residual of polynomials in the span of a function's regressors
 _DEGREES = {"constant": 0, "linear": 1, "quadratic": 2}
 
 
@@ -29,9 +29,9 @@ class Regressors:
     """The columns of the mean, evaluated at points.
 
     Attributes:
-        function: Regressors of the user's own, or None for polynomials.
-        degree: Largest total degree of the monomials; -1 for no trend at all.
-        center, scale: Coordinates are shifted and scaled so, that monomials stay of the order of 1.
+        function: A user's regressors, or None for polynomials.
+        degree: Largest total degree of the monomials; -1 for none.
+        center, scale: Shift and scale of the coordinates, shape (d,), which keep monomials of the order of 1.
     """
 
     function: Callable[[Array], Array] | None
@@ -65,14 +65,14 @@ class Regressors:
         """Return the regressors at points of shape (q, d), shape (q, p).
 
         Raises:
-            ConfigError: If a function of the user's own gives another shape, or values that are not finite.
+            ConfigError: If a user's function returns another shape, or values that are not finite.
         """
         if self.function is not None:
             columns = np.asarray(self.function(points), dtype=np.float64)
             columns = columns[:, None] if columns.ndim == 1 else columns
             if columns.ndim != 2 or len(columns) != len(points) or not np.isfinite(columns).all():
                 raise ConfigError(
-                    f"trend: the function wants to return finite numbers of shape ({len(points)}, p), and gave shape "
+                    f"trend: the function must return finite numbers of shape ({len(points)}, p), and gave shape "
                     f"{columns.shape}"
                 )
             return columns
@@ -107,13 +107,13 @@ def require_polynomials(trend: Trend, degree: int, points: Array, basis: Array) 
     """Raise ConfigError unless a trend has the polynomials up to a degree.
 
     Args:
-        trend: What it was given as.
+        trend: The trend as it was given.
         degree: The degree of the polynomials.
         points: Shape (n, d).
-        basis: The trend's regressors there, shape (n, p): those of a function must make up the polynomials.
+        basis: The trend's regressors there, shape (n, p); a function's regressors must span the polynomials.
     """
     names = [name for name, of in _DEGREES.items() if of >= degree]
-    advice = f"the kernel is positive definite beside polynomials of degree {degree} alone; give one of "
+    advice = f"the kernel is positive definite only with polynomials of degree {degree}; give one of "
     if not callable(trend):
         given = _DEGREES.get(trend, -1) if isinstance(trend, str) else trend
         if given is None or given < degree:

@@ -1,14 +1,14 @@
-"""Variances at new points: by a solve each, or from near values and what random fields show all values to add.
+"""Variances at new points: by a solve each, or from near values with a correction by random fields.
 
-Any weights w predict f by w'y with a mean square error that is the variance given all values plus the mean square of
-the difference between the two predictors. So with weights w of near values, x = A^-1 c of all, and fields v,
+A predictor w'y of f has a mean square error of the variance given all values, plus the mean square of its difference
+from the best predictor. So with weights w of near values, weights x = A^-1 c of all values, and fields v,
 
     var(f | all) = E (f - w'y)^2 - E (x'v - w'v)^2.
 
-The first term is dense algebra with exact entries. The second is small where near values tell enough; whatever is
-inexact in it, in the covariance of the fields and in A^-1 v, enters in proportion to x - w alone. Fields have the
-covariance F of a factorization, and conjugate gradients solve with A: (x - w)' F (x - w) errs by the relative
-difference of F and A as preconditioner and matrix, not by what F loses beside the smallest noise.
+The first term is dense algebra with exact entries. The second is small where near values tell enough, and errors in the
+covariance of the fields and in A^-1 v enter it only in proportion to x - w. Fields have the covariance F of a
+factorization, and conjugate gradients solve with A. The relative error of (x - w)' F (x - w) is the relative difference
+of F and A as preconditioner and matrix, not the error of F relative to the smallest noise.
 """
 
 import logging
@@ -28,37 +28,38 @@ logger = logging.getLogger("pipeline.hmatrix")
 
 Array = NDArray[np.float64]
 
-FIELDS = 32  # drawn, for the variances of many
+FIELDS = 32  # random fields that are drawn for the variances of many points
 SOLVES = 64  # right-hand sides at a time
-UNSURE = 0.1  # relative standard error of a standard deviation from which a solve is better, or a warning
-RESIDUAL = 1e-7  # of solves for variances, which err by its square
-_LEFT_OUT = 1e-3  # of a variance: what a residual may add to it, which is then taken off
+UNSURE = 0.1  # relative standard error of a standard deviation above which a point gets a solve or a warning
+RESIDUAL = 1e-7  # relative residual of solves for variances; the variances' error is of its square
+_LEFT_OUT = 1e-3  # largest share of a variance that a residual may add before it is subtracted
 _TIGHTENINGS = 3
 _LEAST_RESIDUAL = 1e-13
-_ONE_PLACE = 1e-12  # of the extent of the points: coordinates that differ by rounding, as at the poles
-_LEAST_NOISE = 1e-14  # of the values' variance
-_LEAST_OF_FIELDS, _MOST_OF_FIELDS = 1e-9, 1e-2  # relative residuals
-_SURE = 0.02  # relative standard error that more near values do not have to lessen
-_MORE = (4, 16, 64)  # times as many near values, where they tell too little
-_AS_LONG = 16  # more near values may take so many times the work of all groups,
-_OPERATIONS = 2.0**35  # or so many operations
-SOLVED = 16  # new points that get a solve, to see what the others err by
-SOLVED_FOR = 1024  # new points that get one where near values tell too little
-_SOLVED_NUMBERS = 2**24  # in these solutions, beyond which fewer do
-_LEAST_LEFT = 0.02  # of the variance given near values: less cannot be told from none
+_ONE_PLACE = 1e-12  # differences of coordinates, relative to the extent, that are rounding, as at the poles
+_LEAST_NOISE = 1e-14  # share of the values' variance
+_LEAST_OF_FIELDS, _MOST_OF_FIELDS = 1e-9, 1e-2  # bounds of the relative residual of fields
+_SURE = 0.02  # relative standard error below which no more near values are taken
+_MORE = (4, 16, 64)  # factors of the number of near values where they tell too little
+_AS_LONG = 16  # more near values may take this many times the work of all groups,
+_OPERATIONS = 2.0**35  # or this many operations
+SOLVED = 16  # new points that get a solve, which measures the error of the others
+SOLVED_FOR = 1024  # largest number of new points that get a solve where near values tell too little
+_SOLVED_NUMBERS = 2**24  # largest number of entries of their solutions
+_LEAST_LEFT = 0.02  # share of the variance given near values that a correction leaves at least
 
 
 def exact_variances(
     model: LikelihoodEvaluation, points: Array, noise: Array, new_points: Array
 ) -> tuple[Array, Array]:
-    """Return variances by a solve each, and the relative errors that are left to their roots, both of shape (q,).
+    """Return variances by a solve each, and the relative errors of the standard deviations, both of shape (q,).
 
-    Where values are divided among processes, new points are those of all, and so are the results.
+    Where values are divided among processes, every process gives all new points and gets all results.
 
-    With x of the residual r = c - A x, c' A^-1 c = x' (c + r) + r' A^-1 r. The last term is taken off by F^-1, and the
-    iteration goes on until it is a thousandth of the variance: beside small noise a small residual may be much. What
-    compression leaves of c on exact rows, e, is of like size in all rows, but its signs may follow those of x, as where
-    both are smooth: x' e is at most the root mean square of e times the sum of |x|.
+    With the residual r = c - A x of a solution x, c' A^-1 c = x' (c + r) + r' A^-1 r. The last term is computed with
+    F^-1 in place of A^-1, and the iteration goes on until the term is at most a thousandth of the variance, because a
+    small residual may be large compared with small noise. The error e of compression, measured on exact rows, is of
+    similar size in all rows, but its signs may follow those of x, as where both are smooth. So |x' e| is bounded by the
+    root mean square of e times the sum of |x|.
     """
     kernel, group = model.kernel, model.communicator
     variances, errors = np.zeros(len(new_points)), np.zeros(len(new_points))
@@ -88,13 +89,12 @@ def exact_variances(
 def variances_from_near(
     model: LikelihoodEvaluation, points: Array, noise: Array, new_points: Array, drawn: Array, full: Array
 ) -> tuple[Array, Array]:
-    """Return variances from near values less what fields show, and their roots' relative errors, both of shape (q,).
+    """Return variances from near values, corrected by fields, and relative errors of their roots, both of shape (q,).
 
-    Values at one place count as one, their mean weighted by 1 / noise, which says all that they say of the field.
-    Points of which 40 near values tell too little get 160, then 640, then 2,560, in groups that share them: as many as
-    take a second or two, or about as long as all do. Solves at 16 of the points tell whether fields and matrix are
-    alike.
-    Points whose errors are still 10 % get a solve each: 1,024 at most, and fewer where n is large.
+    Values at one place are replaced by their mean, weighted by 1 / noise, which holds the same information on the
+    field. Points for which 40 near values tell too little get 160, then 640, then 2,560, in groups that share these, as
+    long as the work stays below a bound. Solves at 16 of the points test whether the fields' covariance agrees with the
+    matrix. Points whose errors still exceed 10 % get a solve each: 1,024 at most, and fewer where n is large.
 
     Args:
         model: The model.
@@ -143,19 +143,19 @@ def variances_from_near(
 
 
 def spread(n: int, count: int) -> NDArray[np.int64]:
-    """Return so many of n places, each the middle of an equal part: the first and last may be unlike all others."""
+    """Return `count` of n indices, the middles of equal parts, since the first and last may be unlike all others."""
     return np.unique(((np.arange(count) + 0.5) / count * n).astype(np.int64))[: max(n, 0)]
 
 
 def _work(groups: NDArray[np.int64], n_neighbors: int) -> float:
-    """Return how many operations groups take: a Cholesky factorization each, and two solves for every target."""
+    """Return the number of operations of groups: a Cholesky factorization each, and two solves for every target."""
     return float(len(groups) * n_neighbors**2 * (n_neighbors / 3 + 2 * groups.shape[1]))
 
 
 def _worth_it(
     groups: list[NDArray[np.int64]], relative: Array, n_neighbors: int, allowed: float
 ) -> list[NDArray[np.int64]]:
-    """Return the groups that so many operations do for, first those that err most for their work."""
+    """Return the groups with the largest errors relative to their work, up to `allowed` operations."""
     work = np.concatenate([np.full(len(part), _work(part[:1], n_neighbors)) for part in groups])
     gain = np.concatenate([(relative[part] ** 2).sum(axis=1) for part in groups]) / work
     order = np.argsort(-gain, kind="stable")
@@ -167,7 +167,7 @@ def _worth_it(
 
 
 def _merged(points: Array, noise: Array, drawn: Array) -> tuple[Array, Array, Array]:
-    """Return places that differ, the noise of a mean of the values at each, and that mean of each field."""
+    """Return the distinct places, the noise of the values' mean at each place, and this mean for each field."""
     extent = float(np.ptp(points, axis=0).max(initial=0.0)) or 1.0
     rounded = np.round((points - points[0]) / (_ONE_PLACE * extent))
     order = np.lexsort(rounded.T)
@@ -186,7 +186,7 @@ def _merged(points: Array, noise: Array, drawn: Array) -> tuple[Array, Array, Ar
 def fields_of(model: LikelihoodEvaluation, noise: Array, seed: int) -> tuple[Array, Array]:
     """Return values of fields drawn from the model, noise included, and A^-1 times them, both of shape (n, S).
 
-    They are solved for as accurately as weights of predictions are, a hundredth of the noise.
+    The solves are as accurate as those for weights of predictions: to a hundredth of the noise.
     """
     group = model.communicator
     drawn = np.asarray(model.F.sample(stream(Purpose.FIELDS, seed), FIELDS))
@@ -198,10 +198,10 @@ def fields_of(model: LikelihoodEvaluation, noise: Array, seed: int) -> tuple[Arr
 def corrected(variances: Array, corrections: Array) -> tuple[Array, Array]:
     """Return variances less their corrections, and the relative standard errors of the standard deviations.
 
-    The errors are those of variances smaller by two standard errors of the correction, since chance hides them where it
-    makes a correction too small.
+    The errors are relative to a variance that is smaller by two standard errors of the correction, because a correction
+    that is too small by chance has a standard error that is too small as well.
     """
-    # A correction is an average of squares: where it is larger than all there is, chance has made it so.
+    # A correction is a mean of squares; only by chance does it exceed the variance.
     variances = np.maximum(variances, 0.0)
     error, least = math.sqrt(2 / FIELDS) * corrections, _LEAST_LEFT * variances
     left = np.maximum(variances - corrections, least)
@@ -232,7 +232,7 @@ def inverse_diagonal(
         points: Places of the values, shape (n, d).
         noise: Variances of their noise, shape (n,).
         drawn, solved: Fields v and A^-1 v, shape (n, S).
-        n_rows: How many rows; all if left out.
+        n_rows: Number of rows; all by default.
     """
     diagonal = np.empty(len(points) if n_rows is None else n_rows)
     corrections = np.empty_like(diagonal)

@@ -16,8 +16,8 @@ from pipeline.hmatrix.streams import Purpose, stream
 
 Array = NDArray[np.float64]
 
-_POINTS = 1500  # drawn: all their pairs are used
-_NEIGHBORS = 12  # of each, which give the short distances
+_POINTS = 1500  # drawn points, of which all pairs are used
+_NEIGHBORS = 12  # nearest points of each, for short distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,8 @@ class Variogram:
 def variogram(points: Any, values: Any, *, n_classes: int = 16, seed: int = 0) -> Variogram:
     """Return the empirical variogram of one or more fields, from pairs of 1,500 random points and their neighbors.
 
-    White noise of variance v has the semivariance v at all distances: what standardized residuals of a model that fits
-    show is 1. Distances fall into classes of equal ratio, up to half the extent of the points.
+    White noise of variance v has the semivariance v at all distances, so standardized residuals of a model that fits
+    have 1. Distances fall into classes of equal ratio, up to half the extent of the points.
 
     Args:
         points: Shape (n, d).
@@ -60,7 +60,7 @@ def variogram(points: Any, values: Any, *, n_classes: int = 16, seed: int = 0) -
     i, j, distance = i[kept], j[kept], distance[kept]
     if not len(distance):
         return Variogram(np.zeros(0), np.zeros((0, fields.shape[1])), np.zeros(0, np.int64))
-    # The nearest hundredth of a percent of the pairs is one class: single pairs tell nothing.
+    # The nearest hundredth of a percent of the pairs is one class, because single pairs tell nothing.
     edges = np.geomspace(np.quantile(distance, 1e-4), distance.max() * (1 + 1e-12), n_classes + 1)
     classes = np.clip(np.searchsorted(edges, distance, side="right") - 1, 0, n_classes - 1)
     counts = np.bincount(classes, minlength=n_classes)
