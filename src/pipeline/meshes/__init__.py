@@ -1,6 +1,6 @@
-"""Triangle meshes and what is wrong with them, for stages that read meshes and for boundary elements alike.
+"""Triangle meshes and their diagnosis, for stages that read meshes and for boundary elements.
 
-This package needs none of the cores, so that code of the H2 library does not stand behind points that a mesh gives.
+This package imports no compiled core, so reading points from a mesh does not depend on the H2 library.
 """
 
 from pipeline.meshes.diagnosis import Diagnosis, diagnose, merge_vertices, merged

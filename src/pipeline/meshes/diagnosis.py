@@ -1,4 +1,4 @@
-"""What is wrong with a mesh, told before anything is computed on it: counts, and where."""
+"""Diagnosis of a mesh before anything is computed on it: defects, their number, and where they are."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ from scipy.spatial import cKDTree
 from pipeline.errors import ConfigError
 from pipeline.meshes.triangles import TriangleMesh
 
-_FLAT = 1e-12  # of the longest edge squared: an area below is none
-_SLIVER = 20.0  # longest edge beside the height on it; 1.15 in an equilateral triangle
+_FLAT = 1e-12  # twice the area / longest edge squared, up to which a triangle counts as flat
+_SLIVER = 20.0  # longest edge / height on it; 1.15 in an equilateral triangle
 _UNLIKE = 10.0  # ratio of the diameters of neighbors
-_CLOSE = 0.3  # of a diameter; in a mesh of equilateral triangles those without a common corner are .87 apart
-_AT_A_TIME = 20_000  # sampled points
+_CLOSE = 0.3  # distance / diameter; 0.87 for equilateral triangles without a common corner in a mesh
+_AT_A_TIME = 20_000  # sample points in one search
 _ADVICE = {
     "outside": "give the numbers of vertices that exist",
     "not_finite": "remove them",
@@ -82,11 +82,11 @@ class Finding:
     """One kind of defect.
 
     Attributes:
-        kind: Its name, a key of `Diagnosis.counts`.
-        what: The same in words.
-        count: How often it was found.
-        indices: Triangles, vertices or, for edges, pairs of vertices concerned: shape (count,) or (count, 2).
-        place: Coordinates of the first one, or None where it has none.
+        kind: Name of the defect, a key of `Diagnosis.counts`.
+        what: The defect in words.
+        count: Number of defects of this kind.
+        indices: Triangles or vertices concerned, shape (count,), or edges as pairs of vertices, shape (count, 2).
+        place: Coordinates of the first defect, or None if it has none.
         advice: What to do about it.
     """
 
@@ -100,7 +100,7 @@ class Finding:
     def __str__(self) -> str:
         """Say how often the defect was found and where first; triangles and vertices count from 1, as in files.
 
-        Edges and vertices are told by their place alone: vertices that were merged have other numbers than in a file.
+        Edges and vertices are given by their place only, because merged vertices have other numbers than in a file.
         """
         where = "" if self.place is None else f" at ({', '.join(f'{x:.4g}' for x in self.place)})"
         first = "the first"
@@ -112,14 +112,14 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What is wrong with a mesh.
+    """Defects and size of a mesh.
 
     Attributes:
-        errors: Defects on which boundary elements mean nothing; open edges are one only where a surface has to be
-            closed.
-        warnings: What costs accuracy or iterations.
-        n_vertices, n_triangles, n_parts: Size of the mesh, and how many connected parts it has.
-        is_closed: No edge is open.
+        errors: Defects that make boundary elements meaningless. Open edges are among them, but are an error only
+            where a surface has to be closed.
+        warnings: Defects that cost accuracy or iterations.
+        n_vertices, n_triangles, n_parts: Numbers of vertices, triangles and connected parts.
+        is_closed: Whether no edge is open.
     """
 
     errors: tuple[Finding, ...]
@@ -131,7 +131,7 @@ class Diagnosis:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often each kind of defect was found, those never found included."""
+        """Number of defects of each kind; 0 for kinds that were not found."""
         found = {finding.kind: finding.count for finding in (*self.errors, *self.warnings)}
         return {kind: found.get(kind, 0) for kind in _WHAT}
 
@@ -148,7 +148,7 @@ class Diagnosis:
         return "\n".join(lines)
 
     def require_usable(self, *, closed: bool = True) -> None:
-        """Raise ConfigError, in one line, where there are errors.
+        """Raise ConfigError if the mesh has errors or no triangle; its message is one line.
 
         Args:
             closed: Whether the surface has to be closed.
@@ -161,12 +161,15 @@ class Diagnosis:
 
 
 def diagnose(mesh: TriangleMesh | tuple[ArrayLike, ArrayLike]) -> Diagnosis:
-    """Look for what makes a mesh unfit for boundary elements; costs O(n log n).
+    """Look for defects that make a mesh unfit for boundary elements; costs O(n log n).
 
     Intersections of triangles that share no corner are not looked for.
 
     Args:
-        mesh: A mesh, or vertices (v, 3) and triangles (t, 3) that may be too bad for one.
+        mesh: A mesh, or vertices (v, 3) and triangles (t, 3) that `TriangleMesh` may refuse.
+
+    Raises:
+        ValueError: If vertices or triangles have another shape.
     """
     given = (mesh.vertices, mesh.triangles) if isinstance(mesh, TriangleMesh) else mesh
     vertices, triangles = np.asarray(given[0], np.float64), np.asarray(given[1], np.int64)
@@ -204,15 +207,15 @@ def diagnose(mesh: TriangleMesh | tuple[ArrayLike, ArrayLike]) -> Diagnosis:
 
 
 def merge_vertices(vertices: ArrayLike, triangles: ArrayLike, *, within: float = 0.0) -> TriangleMesh:
-    """Return the mesh with each vertex once and none unused, as files of separate triangles (STL) need it.
+    """Return the mesh with equal vertices merged and unused ones left out, as files of separate triangles (STL) need.
 
     Args:
         vertices: Shape (v, 3).
         triangles: Shape (t, 3).
-        within: Vertices in the same cell of a grid of this size are one; 0 merges equal ones only.
+        within: Vertices in the same cell of a grid of this size are merged; 0 merges only equal ones.
 
     Raises:
-        ValueError: If they make no mesh; `diagnose(merged(vertices, triangles))` tells all that is wrong.
+        ValueError: If `TriangleMesh` refuses the result; `diagnose(merged(vertices, triangles))` tells all defects.
     """
     return TriangleMesh(*merged(vertices, triangles, within=within))  # type: ignore[arg-type]
 
@@ -220,7 +223,7 @@ def merge_vertices(vertices: ArrayLike, triangles: ArrayLike, *, within: float =
 def merged(
     vertices: ArrayLike, triangles: ArrayLike, *, within: float = 0.0
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return vertices and triangles as `merge_vertices` does, be they a mesh or too bad for one."""
+    """Return vertices and triangles of `merge_vertices`, even if `TriangleMesh` would refuse them."""
     places, corners = np.asarray(vertices, np.float64), np.asarray(triangles, np.int64)
     cells = places + 0.0 if within == 0 else np.round(places / within)  # -0.0 and 0.0 are one place
     _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
@@ -232,7 +235,7 @@ def merged(
 def _triangles(
     vertices: NDArray[np.float64], triangles: NDArray[np.int64]
 ) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.bool_]]:
-    """Look at each triangle by itself; return defects, and which have an area."""
+    """Look at each triangle by itself; return defects, and which triangles have an area."""
     corners = vertices[triangles]
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1, initial=0.0)
     double = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
@@ -309,7 +312,7 @@ def _close(
 
 
 def _is_inside(number: int, part: NDArray[Any], corners: NDArray[np.float64]) -> bool:
-    """Tell whether another part is around a part, whose normals point into a cavity then."""
+    """Return whether a part lies within the box of the others; its normals then point into a cavity."""
     own, others = corners[part == number], corners[part != number]
     if len(others) == 0:
         return False
@@ -329,7 +332,7 @@ def _vertices(vertices: NDArray[np.float64], triangles: NDArray[np.int64]) -> di
 def _place(
     vertices: NDArray[np.float64], triangles: NDArray[np.int64], kind: str, places: NDArray[Any]
 ) -> tuple[float, ...] | None:
-    """Return where the first defect of a kind is."""
+    """Return the coordinates of the first defect of a kind, or None if it has none."""
     if kind in ("not_finite", "outside"):
         return None
     first = places[0]

@@ -6,22 +6,22 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_RESOLVED = 1e-3  # of a triangle's diameter: a coarser grid of numbers would show in its integrals
+_RESOLVED = 1e-3  # spacing of floating-point numbers / diameter; more would show in integrals
 
 
 @dataclass(frozen=True, eq=False)
 class TriangleMesh:
-    """Triangles in space, given by the numbers of their corners.
+    """Triangles in space, given by the indices of their corners.
 
-    Neighbors need not share corners: piecewise constants ask for no more than that triangles do not overlap.
+    Neighbors need not share corners: piecewise constants only require that triangles do not overlap.
 
     Attributes:
-        vertices: Shape (v, 3); their precision is that of the integrals.
+        vertices: Shape (v, 3); integrals are computed in their precision.
         triangles: Shape (t, 3), int64.
 
     Raises:
-        ValueError: If shapes are wrong, or there is a corner that does not exist, a triangle without area, or one so
-            small beside its distance from the origin that the vertices' precision does not tell its points apart.
+        ValueError: If shapes are wrong, a corner does not exist, or a triangle has no area or is too small, at its
+            distance from the origin, for the precision of the vertices.
     """
 
     vertices: Tensor
@@ -47,7 +47,7 @@ class TriangleMesh:
         self._require_digits()
 
     def _require_digits(self) -> None:
-        """Raise unless points within triangles can be told apart where the mesh lies."""
+        """Raise ValueError if a triangle is too small for the spacing of floating-point numbers at its place."""
         if not len(self):
             return
         resolved = torch.finfo(self.vertices.dtype).eps * self.corners.abs().amax(dim=(1, 2))
@@ -86,7 +86,7 @@ class TriangleMesh:
 
     @cached_property
     def _crossed(self) -> Tensor:
-        """Cross product of two edges in units of the diameter, whose size hangs on a triangle's shape alone."""
+        """Cross product of two edges in units of the diameter; its length depends only on a triangle's shape."""
         a, b, c = self.corners.unbind(dim=1)
         length = torch.where(self.diameters > 0, self.diameters, 1.0)[:, None]
         crossed: Tensor = torch.linalg.cross((b - a) / length, (c - a) / length)
@@ -102,7 +102,7 @@ class TriangleMesh:
 
     @property
     def is_closed(self) -> bool:
-        """No edge is open."""
+        """Whether there are triangles, and none of their edges is open."""
         return len(self) > 0 and len(self.open_edges) == 0
 
     @cached_property
