@@ -1,8 +1,8 @@
 """Networks: one file each, built by name.
 
-Every network maps (n, c, h, w) to class scores, and tells the input of its last linear layer by `.features(x)`. It
-computes the same operators for every input, so that it can be converted to half precision. A new one is a file with a
-builder and a row in `MODELS` (see docs/how-to/network.md).
+Every network maps (n, c, h, w) to class scores, and returns the input of its last linear layer by `.features(x)`. It
+computes the same operators for every input, so that it can be converted to half precision. A new network is a file with
+a builder and a row in `MODELS` (see docs/how-to/network.md).
 """
 
 from collections.abc import Callable

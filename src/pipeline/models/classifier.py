@@ -1,4 +1,4 @@
-"""What all networks share: a body that computes features and a linear head that scores classes."""
+"""The structure of all networks: a body that computes features and a linear head that scores classes."""
 
 from collections.abc import Callable
 

@@ -8,8 +8,7 @@ from torch import nn
 from pipeline.models.classifier import Classifier, initialized
 from pipeline.options import Count
 
-# Below this width three strides of two would leave a single pixel, so the first convolution keeps the
-# resolution.
+# Images with a shorter side keep their size in the first convolution, because three strides of two leave few pixels.
 SMALL_IMAGE = 16
 
 
@@ -24,13 +23,13 @@ def cnn(
 ) -> Classifier:
     """Build three strided convolutions and two fully connected layers.
 
-    It has 122,922 parameters for 1x28x28 and ten classes. Each convolution halves the image (5x5 first, then 3x3);
-    images under 16 pixels keep their size in the first, which is 3x3 then. Strides instead of pooling keep every
-    operation a convolution, a matrix product or a rectifier.
+    It has 122,922 parameters for 1x28x28 and ten classes. Each convolution halves the image (5x5 first, then 3x3). If
+    a side is below 16 pixels, the first is 3x3 and keeps the size. With strides instead of pooling, every operation is
+    a convolution, a matrix product or a rectifier.
 
     Args:
         input_shape: Channels, height, width.
-        n_classes: How many scores the head gives.
+        n_classes: Number of classes, one score each.
         generator: Source of the initial weights, which live on its device.
         channels: Output channels of each convolution.
         hidden: Width of the hidden layer, which is `n_features`.

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 class Same(nn.Module):
-    """TensorFlow's padding, the odd pixel behind: a convolution of stride s gives ceil(size / s) outputs."""
+    """TensorFlow's "same" padding, with an odd pixel at the end: a stride of s gives ceil(size / s) outputs."""
 
     def __init__(self, kernel: int, stride: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Same(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """1 x 1 to more channels, depthwise, 1 x 1 to fewer, and a shortcut where the shapes allow it."""
+    """Convolutions: 1 x 1 to more channels, depthwise, 1 x 1 to fewer; a shortcut if the shapes agree."""
 
     def __init__(self, channels: int, outputs: int, factor: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class InvertedBottleneck(nn.Module):
 class EfficientNetLite0(nn.Module):
     """EfficientNet-B0 without squeeze and excitation, with ReLU6; parameters are named as in the trained weights."""
 
-    # Factor, outputs, kernel, stride of the first, and how many.
+    # Expansion factor, output channels, kernel size, stride of the first block, number of blocks.
     BLOCKS = (
         (1, 16, 3, 1, 1),
         (6, 24, 3, 2, 2),

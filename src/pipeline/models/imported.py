@@ -1,4 +1,4 @@
-"""Any network of another library or of the user's own, by import path."""
+"""Any network of another library or of a user, by import path."""
 
 import importlib
 import sys
@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.errors import ConfigError
 from pipeline.models.classifier import Classifier
 
-MISSING_OPERATORS = ("nms", "qnms")  # those that torchvision registers shapes for as it is imported
+MISSING_OPERATORS = ("nms", "qnms")  # operators whose shapes torchvision registers while it is imported
 
 
 def imported(
@@ -25,19 +25,19 @@ def imported(
 ) -> Classifier:
     """Call `path` and cut what it returns into a body and its last linear layer.
 
-    The function or class is called as those of torchvision are, with `num_classes` and the options. Its weights start
-    as it draws them, from a seed that `generator` gives; the global random state is put back.
+    The function or class is called as those of torchvision are, with `num_classes` and the options. It draws its own
+    initial weights, from a seed that `generator` gives; the global random state is restored.
 
     Args:
-        input_shape: Channels, height, width; one pass tells whether the network takes them.
-        n_classes: How many scores it must give.
-        generator: Source of the seed, and of the device.
+        input_shape: Channels, height, width; one pass tests whether the network takes such images.
+        n_classes: Number of scores that the network must return.
+        generator: Source of the seed; its device is the network's.
         path: "package.module:name".
         options: Further keyword arguments.
 
     Raises:
-        ConfigError: If there is no such thing, the call fails, or what it returns is not a network that ends in a
-            linear layer to the classes.
+        ConfigError: If the path cannot be imported, the call fails, or it does not return a network whose last layer
+            is linear with `n_classes` outputs.
     """
     where = f"model.path {path!r}"
     module_name, _, name = path.partition(":")
@@ -69,11 +69,11 @@ def imported(
 
 
 def import_library(name: str) -> ModuleType:
-    """Import a module; torchvision's even beside a build of torch that its compiled operators were not made for.
+    """Import a module; torchvision can be imported even if its compiled operators do not fit the build of torch.
 
-    PyPI's torchvision links the CUDA build of torch, so beside a CPU build its operators are missing, and with them the
-    import fails at those for detection, whose shapes it registers. Networks for classification need none of them: their
-    signatures are declared, so that a call says that there is no implementation.
+    PyPI's torchvision links the CUDA build of torch. With a CPU build its operators are missing, and its import fails
+    where it registers the shapes of those for detection. Networks for classification do not need these operators, so
+    their signatures are declared here; a call then raises an error that there is no implementation.
     """
     try:
         return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""How weights start."""
+"""Initial weights."""
 
 import math
 
@@ -10,10 +10,10 @@ from torch import nn
 def he_normal_(model: nn.Module, generator: torch.Generator) -> None:
     """Draw every weight matrix from N(0, 2 / fan_in), set biases to zero and normalizations to the identity.
 
-    Embeddings are drawn from N(0, 0.02^2), small beside what they are added to.
+    Embeddings are drawn from N(0, 0.02^2), small compared with the values they are added to.
 
-    With rectifiers this keeps the variance of activations from layer to layer [1, eq. 10]; networks without
-    batch normalization diverge at large rates when they start smaller. Layers draw in the order of
+    With rectifiers the variance 2 / fan_in keeps the variance of activations from layer to layer [1, eq. 10]. With
+    smaller weights, networks without batch normalization diverge at large learning rates. Layers draw in the order of
     `model.modules()`, so one generator state gives one network.
 
     References:

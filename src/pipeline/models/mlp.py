@@ -22,7 +22,7 @@ def mlp(
 
     Args:
         input_shape: Channels, height, width; images are flattened.
-        n_classes: How many scores the head gives.
+        n_classes: Number of classes, one score each.
         generator: Source of the initial weights, which live on its device.
         hidden: Widths of the hidden layers; an empty list gives soft-max regression.
     """

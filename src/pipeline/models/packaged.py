@@ -22,8 +22,8 @@ class Packaged:
         weights: Name of its file of weights.
         sha256: That file's SHA-256.
         build: Makes the network without its weights.
-        prepare: Makes pixels of 0 to 255, shape (n, 3, rows, columns), what the network was trained with.
-        size: Pixels of a side that it was trained with.
+        prepare: Scales pixels of 0 to 255, shape (n, 3, rows, columns), as in the network's training.
+        size: Pixels of a side of the training images.
     """
 
     package: str
@@ -37,7 +37,7 @@ class Packaged:
         """Build the network with its trained weights, in evaluation mode.
 
         Raises:
-            ConfigError: If the package is not installed, or its weights are others than those of this version.
+            ConfigError: If the package is not installed, or its file of weights is missing or has another SHA-256.
         """
         path = self.path()
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -51,7 +51,11 @@ class Packaged:
         return module.eval()
 
     def path(self) -> Path:
-        """The installed file of weights."""
+        """Return the path of the installed file of weights.
+
+        Raises:
+            ConfigError: If the package is not installed or has no such file.
+        """
         name, _, version = self.package.partition("==")
         try:
             found = [entry for entry in files(name) or () if entry.name == self.weights]
@@ -65,7 +69,7 @@ class Packaged:
 
 
 def centered(pixels: Tensor) -> Tensor:
-    """Pixels of 0 to 255 in about -1 to 1."""
+    """Map pixels of 0 to 255 to about -1 to 1."""
     return (pixels.float() - 127) / 128
 
 

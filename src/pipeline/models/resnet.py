@@ -50,15 +50,15 @@ def resnet(
 ) -> Classifier:
     """Build a residual network for small images, ResNet-18 unless its blocks are changed.
 
-    It has 11.2 million parameters at width 64. The stem is one 3x3 convolution without stride or pooling, for images so
-    small have no pixels to lose [1, section 4.2]; then each stage but the first halves the image and doubles the
-    channels. A mean over all positions gives the features.
+    It has 11.2 million parameters at width 64. Its stem is one 3x3 convolution without stride or pooling, which keeps
+    the resolution of small images [1, section 4.2]. Each stage but the first halves the image and doubles the channels.
+    The features are means over all positions.
 
     Args:
         input_shape: Channels, height, width.
-        n_classes: How many scores the head gives.
+        n_classes: Number of classes, one score each.
         generator: Source of the initial weights, which live on its device.
-        width: Channels of the first stage; each later one doubles them.
+        width: Channels of the first stage; each later stage doubles them.
         blocks: Number of residual blocks in each stage.
 
     References:

@@ -11,7 +11,7 @@ from pipeline.options import Count
 
 
 class PatchEmbedding(nn.Module):
-    """Cut images into patches, map each to a vector, and add a learnt vector of its place."""
+    """Cut images into patches, map each to a vector, and add a learned vector for its position."""
 
     def __init__(self, input_shape: tuple[int, int, int], patch: int, width: int) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, c, h, w) to (n, n_patches, width); rows and columns beyond the last whole patch are left out."""
         patches = self.project(x).flatten(2).transpose(1, 2)
-        # Every sample looks up its own places: then each is one sample to whoever watches this layer.
+        # Positions are looked up for every sample, so that hooks on this layer see one entry a sample.
         places = torch.arange(self.n_patches, device=self.position.weight.device)
         return patches + self.position(places.expand(x.shape[0], self.n_patches))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention [1, section 3.2] of linear layers, whose Kronecker factors are known."""
+    """Multi-head self-attention [1, appendix A] by linear layers, whose Kronecker factors are known."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and two linear layers, each normalized before and added to its input."""
+    """Attention, then two linear layers; each has a normalized input and a shortcut."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def vit(
 
     Args:
         input_shape: Channels, height, width; both sides must hold a patch.
-        n_classes: How many scores the head gives.
+        n_classes: Number of classes, one score each.
         generator: Source of the initial weights, which live on its device.
         patch: Pixels of a patch's side.
         width: Length of the vectors; a multiple of the heads.
