@@ -1,4 +1,4 @@
-"""Real inputs: images to learn from, and points to build matrices on.
+"""Inputs: images to learn from, and points to build matrices on.
 
 A new data set is a function in a file of its own and a row in `IMAGES`; a new point set is a class in a file of its own
 and a row in `PLACES`.
@@ -52,7 +52,7 @@ IMAGES: dict[str, Callable[..., ImageSet]] = {
     "arrays": load_arrays,
 }
 
-#: Points with a quantity to predict, by the name that studies have for them.
+#: Points with a quantity to predict, by their name in studies.
 PLACES: dict[str, type[Places]] = {kind.name: kind for kind in (Airports, Cities, Geoid)}
 
 POINTS: dict[str, Callable[..., PointSet]] = {
@@ -75,7 +75,7 @@ def load_images(name: str, *, directory: Path | None, cache: Path, **options: An
         name: A key of `IMAGES`.
         directory: Where its files are, for sets that are read from files; `None` lets the set find them.
         cache: A folder that downloads go to.
-        **options: What else the set's function takes.
+        **options: Further arguments of the set's function.
 
     Raises:
         ConfigError: If there is no such set, or it cannot be loaded.
@@ -88,7 +88,7 @@ def load_points(name: str, **options: Any) -> PointSet:
 
     Args:
         name: A key of `POINTS`.
-        **options: What the set's function takes, such as `n_points` and `seed`.
+        **options: Arguments of the set's function, such as `n_points` and `seed`.
 
     Raises:
         ConfigError: If there is no such set or option, an option is missing, or its value is out of range.

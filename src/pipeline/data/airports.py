@@ -1,11 +1,11 @@
 """The world's airports with their elevations: real, strongly clustered points on a sphere.
 
-All 28,298 places of `airportsdata` that have an ICAO or local code. Five pairs share their coordinates
-exactly, so that a covariance matrix over all of them needs a nugget.
+They are all 28,298 places of `airportsdata` that have an ICAO or local code. Five pairs share their coordinates
+exactly, so a covariance matrix of all places needs a nugget.
 
-About 60 airports far inland carry an elevation of 0 that is certainly an unrecorded one. They stay: a rule
-that finds them from their neighbors would also drop true coasts, and would choose the held-out data by their
-values.
+About 60 airports far inland have an elevation of 0, which certainly means that it is unrecorded. They are kept,
+because a rule that finds them from their neighbors would also drop airports on coasts, and would choose the held-out
+data by their values.
 """
 
 import numpy as np
@@ -16,12 +16,12 @@ from pipeline.data.points import PointSet, random_subset
 
 METERS_PER_FOOT = 0.3048
 
-# The shore of the Dead Sea (-430 m) and the highest settlement (5,100 m) bound what an airport can have.
+# The shore of the Dead Sea (-430 m) and the highest settlement (5,100 m) bound the elevations of airports.
 LOWEST_METERS, HIGHEST_METERS = -450.0, 5200.0
 
 
 def plausible(elevation: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which elevations, in meters, can be an airport's: finite and on the Earth's inhabited surface."""
+    """Return which elevations, in meters, an airport can have: finite ones on the Earth's inhabited surface."""
     return (elevation >= LOWEST_METERS) & (elevation <= HIGHEST_METERS)
 
 

@@ -1,4 +1,4 @@
-"""Images of one's own as arrays in one file, `.npz` or HDF5."""
+"""A user's images as arrays in one file, `.npz` or HDF5."""
 
 import zipfile
 import zlib
@@ -25,7 +25,7 @@ def load_arrays(*, directory: Path | None, cache: Path, path: Path) -> ImageSet:
 
     The file is one that `numpy.savez` wrote, `.npz`, or an HDF5 file, `.h5` or `.hdf5`, with the arrays at its top.
     Images are uint8 of shape (n, height, width) if gray, else (n, 3, height, width) or (n, height, width, 3). Labels
-    are whole numbers from 0. An array `classes` may name the classes; otherwise they are called by their numbers.
+    are whole numbers from 0. An array `classes` may name the classes; otherwise their numbers are their names.
 
     Args:
         directory: Not used: the file is all.
@@ -64,10 +64,10 @@ def load_arrays(*, directory: Path | None, cache: Path, path: Path) -> ImageSet:
 
 
 def checked_images(places: Mapping[str, str], found: Mapping[str, NDArray[Any]], source: str) -> ImageSet:
-    """Make a set of arrays of one's own after a look at their shapes, types and labels.
+    """Check the shapes, types and labels of a user's arrays, and return the image set.
 
     Args:
-        places: What errors call each array, by its name in `ARRAYS` or `CLASSES`.
+        places: Name of each array in error messages, by its name in `ARRAYS` or `CLASSES`.
         found: The arrays, by the same names; `CLASSES` may be missing.
         source: The origin of the images, in words.
 
@@ -105,7 +105,7 @@ def checked_images(places: Mapping[str, str], found: Mapping[str, NDArray[Any]],
 
 
 def _from_npz(path: Path) -> dict[str, NDArray[Any] | None]:
-    # Opened here, because numpy leaves a file open that turns out to be no archive.
+    # The file is opened here, because numpy does not close a file that is not an archive.
     with path.open("rb") as stream:
         file = np.load(stream)
         if not isinstance(file, np.lib.npyio.NpzFile):
@@ -115,7 +115,7 @@ def _from_npz(path: Path) -> dict[str, NDArray[Any] | None]:
 
 
 def _from_hdf5(path: Path) -> dict[str, NDArray[Any] | None]:
-    # The library of NetCDF reads HDF5, which is what its own files are.
+    # NetCDF's library reads HDF5, because its own files are in this format.
     import netCDF4
 
     with netCDF4.Dataset(path) as file:
@@ -123,7 +123,7 @@ def _from_hdf5(path: Path) -> dict[str, NDArray[Any] | None]:
         return {name: np.asarray(file[name][...]) if name in NAMES else None for name in file.variables}
 
 
-#: What reads a file's arrays, by its ending; those of names that are not in `NAMES` are left unread, and are None.
+#: Readers of a file's arrays, by its ending; arrays whose names are not in `NAMES` are not read and are None.
 READERS: dict[str, Callable[[Path], dict[str, NDArray[Any] | None]]] = {
     ".npz": _from_npz,
     ".h5": _from_hdf5,
@@ -132,7 +132,7 @@ READERS: dict[str, Callable[[Path], dict[str, NDArray[Any] | None]]] = {
 
 
 def _images(where: str, found: NDArray[Any]) -> NDArray[np.uint8]:
-    """Check images, and put their colors first."""
+    """Check images, and return them with the axis of colors before height and width."""
     if found.ndim == 4 and found.shape[1] not in (1, 3) and found.shape[3] in (1, 3):
         found = np.moveaxis(found, 3, 1)
     if found.ndim == 4 and found.shape[1] == 1:

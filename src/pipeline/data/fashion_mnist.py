@@ -29,7 +29,7 @@ UPSTREAM = (
     "b2617bb6d3ffa2e429640350f613e3291e10b141/data/fashion/"
 )
 
-# sha256 of the decompressed content: Debian compresses anew, so that its .gz files differ from upstream's.
+# sha256 of the decompressed content, because Debian compresses anew and its .gz files differ from upstream's.
 CONTENT_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -54,14 +54,13 @@ CLASSES = [
 def load_fashion_mnist(*, directory: Path | None, cache: Path) -> ImageSet:
     """Load the images from where they are, or fetch them into the cache first.
 
-    Looks in `directory` if one is given, and nowhere else; otherwise where Debian's package installs them,
-    then in the cache. If they are in neither, they are fetched by Debian's package (unpacked, not installed),
-    or else over HTTPS from the upstream project. Every file is checked against its sha256 wherever it is
-    from.
+    If `directory` is given, the files are looked for only there; otherwise where Debian's package installs them, then
+    in the cache. If they are in neither, they are fetched with Debian's package (unpacked, not installed), or else over
+    HTTPS from the upstream project. Every file is checked against its sha256.
 
     Args:
-        directory: A folder with the four IDX files, compressed or not; their names as upstream has them.
-        cache: A folder that fetched files go to; made when needed.
+        directory: A folder with the four IDX files under upstream's names, compressed or not.
+        cache: A folder for fetched files; made when needed.
 
     Raises:
         ConfigError: If a file is missing, damaged or not Fashion-MNIST's, or the files cannot be had.
@@ -104,8 +103,8 @@ def _read(folder: Path, name: str) -> NDArray[np.uint8]:
 def _fetch(cached: Path) -> None:
     """Fill the cache folder from the first source that has the files.
 
-    Each file is verified in a temporary folder beside it and then renamed, so that whatever stands in the
-    cache is complete, and two runs at once do each other no harm.
+    Each file is verified in a temporary folder beside the cache folder and then renamed, so that every file in the
+    cache is complete, even if two runs fetch at once.
     """
     sources: dict[str, Callable[[Path], Path]] = {
         f"Debian's {PACKAGE}": _from_debian,

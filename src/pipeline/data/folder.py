@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 #: Pillow's names for gray images of 16 bits a pixel.
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 PARTS = {"train": ("train",), "test": ("test", "val")}
-#: What file managers leave in folders, beside files whose names start with a dot.
+#: Files that file managers leave in folders, beside those whose names start with a dot.
 LEFT_OUT = ("thumbs.db", "desktop.ini")
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -21,19 +21,19 @@ ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 def load_folder(*, directory: Path | None, cache: Path, image_size: int, channels: int) -> ImageSet:
     """Read, scale and crop all images; classes and files are taken in the order of their names.
 
-    Of each image the largest centered square is scaled to `image_size`; of 16 bits a pixel the upper 8 are kept.
+    The largest centered square of each image is scaled to `image_size`. Images of 16 bits a pixel keep the upper 8.
     Files and folders whose names start with a dot are left out, and so are `Thumbs.db` and `desktop.ini`; everything
     else below a class must be an image that Pillow can read. All pixels are held in memory: 3 kB an image at 32 pixels
     in color.
 
     Args:
         directory: The folder of the parts.
-        cache: Stays untouched.
-        image_size: Pixels of either side.
+        cache: Not used.
+        image_size: Pixels of a side.
         channels: 1 (gray) or 3 (color).
 
     Raises:
-        ConfigError: If a part or a class is missing or empty, or a file is not a readable image; it is named.
+        ConfigError: If a part or a class is missing or empty, or a file is not a readable image; the message names it.
     """
     if directory is None:
         raise ConfigError("dataset.directory: missing; name the folder that holds train/ and test/ (or val/)")
@@ -111,7 +111,7 @@ def _read_part(
     shape = (image_size, image_size) if channels == 1 else (channels, image_size, image_size)
     images = np.empty((len(files), *shape), np.uint8)
     with warnings.catch_warnings():
-        # Pillow warns of a damaged file, and then raises or has read it.
+        # Pillow warns of a damaged file even if it then raises an error or reads the file.
         warnings.filterwarnings("ignore", module="PIL")
         for i, (_, path) in enumerate(files):
             images[i] = _read(path, image_size, channels)
@@ -119,14 +119,14 @@ def _read_part(
 
 
 def _read(path: Path, image_size: int, channels: int) -> NDArray[np.uint8]:
-    """One image, shape (image_size, image_size) or (channels, image_size, image_size)."""
+    """Return an image, shape (image_size, image_size) or (channels, image_size, image_size)."""
     from PIL import Image, ImageOps
 
     require_file(path)
     try:
         with Image.open(path) as image:
             kind = image.mode
-            # Pillow would make white of all that is above 255.
+            # Pillow would turn all values above 255 into white.
             eight = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if kind in DEEP else image
             plain = eight.convert("L" if channels == 1 else "RGB")
     # Damaged files make Pillow's decoders raise all kinds of errors.

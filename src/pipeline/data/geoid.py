@@ -1,8 +1,7 @@
 """Heights of the geoid above the ellipsoid: a million real values on a regular grid of the globe [1].
 
-The grid `egm96_15.gtx` of the PROJ library, in Debian's package `proj-data`: 721 x 1,440 heights from -107 to 85 m,
-every quarter of a degree. The 1,440 values of either pole stand at one point, so that a covariance over them needs a
-nugget.
+They are the grid `egm96_15.gtx` of the PROJ library, in Debian's package `proj-data`: 721 x 1,440 heights from -107 to
+85 m, every quarter of a degree. The 1,440 values of a pole lie at one point, so their covariance matrix needs a nugget.
 
 References:
     [1] Lemoine et al., "The development of the joint NASA GSFC and NIMA geopotential model EGM96", NASA 1998.
@@ -33,8 +32,8 @@ HEADER = np.dtype([("south", ">f8"), ("west", ">f8"), ("step", ">f8", 2), ("shap
 def load_geoid(*, n_points: int | None = None, seed: int = 0, cache: Path | None = None) -> PointSet:
     """Load the grid's places as unit vectors with height (m), latitude and longitude (degrees).
 
-    Looks where Debian's package installs the file, then in the cache; otherwise the package is fetched and unpacked,
-    not installed. The file is checked against its sha256 wherever it is from.
+    The file is looked for where Debian's package installs it, then in the cache; otherwise the package is fetched and
+    unpacked, not installed. The file is always checked against its sha256.
 
     Args:
         n_points: How many to keep, drawn by `seed`; all 1,038,240 by default.

@@ -23,19 +23,19 @@ UNSIGNED_BYTE = 8
 
 
 def read_idx(path: Path, *, n_dimensions: int, sha256: str | None = None) -> NDArray[np.uint8]:
-    """Read a file of unsigned bytes, compressed or not (the content tells, not the name).
+    """Read a file of unsigned bytes, compressed or not, as its content tells (not its name).
 
     Args:
         path: The file.
-        n_dimensions: What it must have: 1 for labels, 3 for images.
-        sha256: What the decompressed content must have, in hexadecimal; `None` accepts any content.
+        n_dimensions: Number of dimensions that it must have: 1 for labels, 3 for images.
+        sha256: SHA-256 that the decompressed content must have, in hexadecimal; `None` accepts any content.
 
     Returns:
         A writable array of the shape that the header gives.
 
     Raises:
-        ConfigError: If the file is missing, truncated, corrupt, not of this format or not the expected one;
-            says which.
+        ConfigError: If the file is missing, truncated, corrupt, not of this format or not the expected one; the
+            message says which.
     """
     content = _read_content(path)
     values = _parse(content, path, n_dimensions)

@@ -1,4 +1,4 @@
-"""Images of one's own in four IDX files, as MNIST and its relatives come."""
+"""A user's images in four IDX files, the format of MNIST and its relatives."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from pipeline.data.idx import read_idx
 from pipeline.data.images import ImageSet
 from pipeline.errors import ConfigError
 
-#: The files by the name that each array has in `arrays.ARRAYS`; each may be compressed, and then ends in `.gz`.
+#: The files by the names of their arrays in `arrays.ARRAYS`; a compressed file ends in `.gz`.
 FILES = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -17,9 +17,9 @@ FILES = {
 
 
 def load_idx_images(*, directory: Path | None, cache: Path) -> ImageSet:
-    """Read gray images and labels from the four files of `FILES`, whatever they show.
+    """Read gray images of anything, and their labels, from the four files of `FILES`.
 
-    Shapes and labels are checked, and classes are called by their numbers; no checksum is asked for.
+    Shapes and labels are checked, and classes are named by their numbers; there is no checksum.
 
     Args:
         directory: The folder of the files.

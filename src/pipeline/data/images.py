@@ -1,4 +1,4 @@
-"""A labelled set of images with its fixed test part: what every image data set loads into."""
+"""A labelled set of images with its fixed test part, as which every image data set is loaded."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class ImageSet:
     Attributes:
         train_images: Shape (n, height, width) if gray, else (n, 3, height, width), uint8, 0 (no ink) to 255.
         train_labels: Shape (n,), int64, indices into `classes`.
-        test_images: The same of m images.
+        test_images: The same for m images.
         test_labels: Shape (m,), int64.
         classes: The name of each class.
         source: The origin of the images, in words, for the provenance.

@@ -1,7 +1,7 @@
-"""Digits and letters in many typefaces, drawn on the spot: 62 classes that are harder than clothes or ten digits.
+"""Digits and letters in many typefaces, drawn when loaded: 62 classes that are harder than clothes or ten digits.
 
-Every image is a glyph of a random face, turned, slanted, scaled and shifted a little. Some pairs, such as O and 0 or l
-and I, differ by their size alone or not at all in some faces, so that no network is right about all.
+Every image is a glyph of a random face, turned, slanted, scaled and shifted a little. In some faces, pairs such as O
+and 0 or l and I differ only in size or not at all, so no network can classify all images correctly.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ SIZE = 28
 N_TRAIN, N_TEST = 400 * len(CLASSES), 100 * len(CLASSES)
 SEED = 62
 
-#: Faces with Latin letters among those that matplotlib brings; the others hold symbols.
+#: Faces of matplotlib with Latin letters; its others hold symbols.
 FACES = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -27,10 +27,9 @@ FACES = (
     *("cmr10", "cmb10", "cmss10", "cmtt10", "cmti10"),
 )
 
-# Glyphs are drawn on a canvas so many times larger than the image, and distorted images on one twice as large, which
-# is halved: so edges are smooth.
+# Sides of the canvas of a glyph, and of that of a distorted image, which is then halved for smooth edges.
 _GLYPH, _FINE = 4 * SIZE, 2 * SIZE
-# Of capitals, in a canvas; the rest is room for turning and shifting.
+# Size of the font / side of the canvas; the rest is room for turning and shifting.
 _EM = 0.68
 # Standard deviations: radians, slant, logarithm of scale, and shift in widths of the image.
 _TURN, _SLANT, _SCALE, _SHIFT = 0.12, 0.12, 0.1, 0.05
@@ -39,16 +38,15 @@ _TURN, _SLANT, _SCALE, _SHIFT = 0.12, 0.12, 0.1, 0.05
 def load_letters(*, directory: Path | None, cache: Path) -> ImageSet:
     """Draw 24,800 images to train on and 6,200 to test on, of 28 x 28 pixels, each class in equal numbers.
 
-    The same faces and the same version of Pillow give the same pixels. Nothing is downloaded, so `cache` stays
-    untouched.
+    The same faces and the same version of Pillow give the same pixels.
 
     Args:
-        directory: A folder of TrueType and OpenType files, such as Debian's /usr/share/fonts/truetype/dejavu, whose
-            faces are drawn. `None` takes 21 that come with matplotlib, which do not differ from machine to machine.
-        cache: Not used.
+        directory: A folder of TrueType and OpenType files whose faces are drawn, such as Debian's
+            /usr/share/fonts/truetype/dejavu. `None` takes 21 faces of matplotlib, which are the same on every machine.
+        cache: Not used, since nothing is downloaded.
 
     Raises:
-        ConfigError: If the folder holds no face, or one that cannot be read or lacks a class.
+        ConfigError: If the folder holds no face, or a face that cannot be read or lacks a class.
     """
     files = _faces_of(directory)
     glyphs = np.array([[_glyph(file, letter) for letter in CLASSES] for file in files])
@@ -88,7 +86,7 @@ def _faces_of(directory: Path | None) -> list[Path]:
 
 
 def _glyph(file: Path, letter: str) -> NDArray[np.uint8]:
-    """Draw a letter large, its middle in the middle of the line of capitals: case can be told by size."""
+    """Draw a letter large, on a line whose capitals are centered, so that size tells capitals from small letters."""
     from PIL import Image, ImageDraw, ImageFont
 
     try:
@@ -107,12 +105,12 @@ def _glyph(file: Path, letter: str) -> NDArray[np.uint8]:
 def _distorted(
     glyph: NDArray[np.uint8], turn: float, slant: float, scale: float, right: float, down: float
 ) -> NDArray[np.uint8]:
-    """Turn, slant, scale and shift a glyph by so many standard deviations."""
+    """Turn, slant, scale and shift a glyph; the arguments are in standard deviations."""
     from PIL import Image
 
     angle, factor = _TURN * turn, _GLYPH / _FINE * np.exp(-_SCALE * scale)
     cos, sin = np.cos(angle), np.sin(angle)
-    # From places of the result to places of the glyph, both from the middle.
+    # The map from positions in the result to positions in the glyph, both relative to the middle.
     matrix = factor * np.array([[1.0, _SLANT * slant], [0.0, 1.0]]) @ np.array([[cos, sin], [-sin, cos]])
     start = _GLYPH / 2 - matrix @ np.array([_FINE * (0.5 + _SHIFT * right), _FINE * (0.5 + _SHIFT * down)])
     coefficients = (*matrix[0], start[0], *matrix[1], start[1])

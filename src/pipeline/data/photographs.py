@@ -24,7 +24,7 @@ def photographs() -> tuple[Image.Image, ...]:
     """Read the photographs of matplotlib and scikit-learn: an officer, a palace, a flower.
 
     Raises:
-        ConfigError: If one is not there.
+        ConfigError: If a package is not installed, or its photograph cannot be read.
     """
     images = []
     for package, name in PHOTOGRAPHS:
@@ -45,13 +45,13 @@ def photographs() -> tuple[Image.Image, ...]:
 
 
 def crops(images: Sequence[Image.Image], n: int, *, size: int, seed: int) -> Tensor:
-    """Draw squares of images in turn, of .4 to 1 of the shorter side, half of them mirrored.
+    """Cut random squares from the images in turn, of .4 to 1 of the shorter side, each mirrored with probability 1/2.
 
     Args:
-        images: Where from.
-        n: How many.
+        images: The images to cut from.
+        n: Number of squares.
         size: Pixels of a side, after resizing.
-        seed: Seed of places and sizes.
+        seed: Seed of places, sizes and mirroring.
 
     Returns:
         Pixels of 0 to 255, uint8 of shape (n, 3, size, size).

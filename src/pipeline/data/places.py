@@ -24,9 +24,9 @@ class Places(ABC):
         seed: Seed of the draw and of the held-out part.
     """
 
-    #: What studies call the set.
+    #: Name of the set in studies.
     name: ClassVar[str]
-    #: Which of the values of the points is the quantity.
+    #: Name of the quantity among the values of the points.
     QUANTITY: ClassVar[str]
 
     n: Count | None = None
@@ -41,7 +41,7 @@ class Places(ABC):
         """Return the `n` places drawn by `seed`.
 
         Raises:
-            ConfigError: If there are fewer than `n`, or their source is not at hand.
+            ConfigError: If there are fewer than `n`, or their source is not available.
         """
 
 

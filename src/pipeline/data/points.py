@@ -1,4 +1,4 @@
-"""A set of points with values known at them: what every point set loads into."""
+"""A set of points with values known at them, as which every point set is loaded."""
 
 from dataclasses import dataclass, replace
 
@@ -15,8 +15,8 @@ class PointSet:
     Attributes:
         points: Shape (n, d), float64.
         values: Quantities at the points by name, each of shape (n,).
-        names: What each point is called; empty where points have no names.
-        description: One phrase that says what the points are.
+        names: Name of each point; empty if points have none.
+        description: A phrase that says what the points are.
         units: The unit of each entry of `values`, and under "points" that of the coordinates.
     """
 
@@ -36,17 +36,17 @@ class PointSet:
         )
 
     def with_value(self, name: str, value: NDArray[np.float64], *, unit: str) -> "PointSet":
-        """Add a quantity, or replace the one of that name."""
+        """Add a quantity, or replace the quantity of that name."""
         return replace(self, values=self.values | {name: value}, units=self.units | {name: unit})
 
 
 def random_subset(point_set: PointSet, *, n_points: int | None, seed: int) -> PointSet:
     """Keep `n_points` of the points, drawn without replacement, in their original order.
 
-    Of one seed, a smaller subset is part of every larger one. `None` keeps all.
+    With the same seed, a smaller subset is part of every larger one. `None` keeps all.
 
     Raises:
-        ConfigError: If fewer than one or more points are asked for than there are.
+        ConfigError: If `n_points` is less than 1 or more than there are.
     """
     n_available = len(point_set.points)
     if n_points is None:
@@ -61,6 +61,6 @@ def random_subset(point_set: PointSet, *, n_points: int | None, seed: int) -> Po
 
 
 def require_some_points(n_points: int) -> None:
-    """Refuse a generated point set without points."""
+    """Raise ConfigError if a generated point set would have no points."""
     if n_points < 1:
         raise ConfigError(f"n_points: wanted at least 1, found {n_points}")

@@ -1,4 +1,4 @@
-"""Samples of somebody's own, as a network takes them."""
+"""A user's samples, as a network takes them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 
 
 def read_samples(inputs: Path, labels: Path | None) -> tuple[Tensor, Tensor | None]:
-    """Read `.npy` files: samples as a network takes them, and their classes.
+    """Read `.npy` files: samples as a network takes them, and their classes or None without a file of labels.
 
     Raises:
         ConfigError: If a file is not an array, a sample is not finite, or there is not one label per sample.
@@ -27,12 +27,12 @@ def read_samples(inputs: Path, labels: Path | None) -> tuple[Tensor, Tensor | No
 
 
 def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Samples that stand for those to come until there are some: normal numbers, always the same ones."""
+    """Return standard normal samples in place of real ones; they are the same in every call."""
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 def is_noise(samples: Tensor) -> bool:
-    """Whether samples are those of `noise`, whatever the name of their file."""
+    """Return whether samples are those of `noise`, whatever the name of their file."""
     return np.array_equal(samples[:1].numpy(), noise((1, *samples.shape[1:])))
 
 
@@ -40,7 +40,7 @@ def open_samples(path: Path) -> NDArray[Any]:
     """Map samples into memory.
 
     Raises:
-        ConfigError: If the file is no array of real numbers, or holds no sample.
+        ConfigError: If the file is not an array of real numbers, or holds no sample.
     """
     array = open_array(path)
     if array.ndim == 0 or array.size == 0 or array.dtype.kind not in "fiu":
@@ -51,7 +51,7 @@ def open_samples(path: Path) -> NDArray[Any]:
 
 
 def single(samples: NDArray[Any]) -> Tensor:
-    """Return samples of any real type and any order of bytes in single precision; what is too large is infinite."""
+    """Return samples of any real type and byte order in single precision; too large numbers become infinite."""
     with np.errstate(over="ignore"):
         return torch.from_numpy(np.array(samples, np.float32))
 
@@ -60,7 +60,7 @@ def open_labels(path: Path, n: int) -> NDArray[Any]:
     """Map the classes of n samples into memory.
 
     Raises:
-        ConfigError: If the file is no array of n whole numbers.
+        ConfigError: If the file is not an array of n whole numbers.
     """
     array = open_array(path)
     if array.shape != (n,):

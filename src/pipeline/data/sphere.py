@@ -8,9 +8,9 @@ from pipeline.data.points import PointSet, require_some_points
 def fibonacci_sphere(*, n_points: int) -> PointSet:
     """Place points on the unit sphere along a Fibonacci spiral.
 
-    Point i stands in the middle of the i-th of n slabs of equal height, hence of equal area (Archimedes),
-    turned by the golden angle from the one before, so that the points have nearly the same distance to their
-    neighbors everywhere [1, equations 1 and 2, in its variant without a point at the poles].
+    Point i lies in the middle of the i-th of n slabs of equal height, hence of equal area (Archimedes), and is turned
+    by the golden angle from point i - 1. So distances of neighbors are nearly equal everywhere [1, equations 1 and 2,
+    in the variant without a point at the poles].
 
     References:
         [1] Gonzalez, "Measurement of areas on a sphere using Fibonacci and latitude-longitude lattices",

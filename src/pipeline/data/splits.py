@@ -1,7 +1,7 @@
-"""Who is trained on, who validates, who is held out: fixed by a seed and by nothing else.
+"""Divisions into training and validation samples, and into known and held-out points, fixed by a seed alone.
 
-The test part of an image set is its makers' own and never divided here. Draws come from a generator of their
-own, so that a seed means the same in every process.
+The test part of an image set is that of its makers and is not divided here. Each draw has its own generator, so a seed
+means the same in every process.
 """
 
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ class Split:
 def split(image_set: ImageSet, *, train_samples: int | None, validation_samples: int, seed: int) -> Split:
     """Divide the training part into training and validation samples, both stratified by class.
 
-    All samples are put in one random order of which every prefix has each class in its share
-    (`stratified_order`). The validation samples are taken first, so that they stay the same whatever the
-    number of training samples, and fewer training samples are a part of more.
+    All samples are put in a random order whose every prefix has each class in its share (`stratified_order`). The
+    validation samples come first, so they do not depend on the number of training samples, and fewer training samples
+    are part of more.
 
     Args:
         image_set: The images whose training part is divided.
-        train_samples: How many to train on; `None` takes all that the validation leaves.
+        train_samples: How many to train on; `None` takes all but the validation samples.
         validation_samples: How many to validate on; 0 is allowed.
         seed: Seed of the order.
 
@@ -63,8 +63,8 @@ def stratified_order(labels: NDArray[np.int64], *, seed: int) -> NDArray[np.int6
 
     Within a random permutation, the j-th sample of a class of m gets the position (j + u) / m, with one
     random offset u in (0, 1) for the class; sorting by position interleaves the classes. A prefix that ends
-    at position t holds between t m - 1 and t m + 1 of each class. Hence of K classes with n samples in all, a
-    class is off its share of any prefix by less than 1 + K m / n samples, which is 2 if the classes are
+    at position t holds between t m - 1 and t m + 1 of each class. Hence with K classes and n samples in all, the number
+    of a class in any prefix differs from its share by less than 1 + K m / n samples, which is 2 if the classes are
     equally large.
 
     Args:
@@ -90,19 +90,19 @@ def hold_out(n_points: int, *, n_held_out: int, seed: int) -> tuple[NDArray[np.i
         The kept and the held-out indices, int64, disjoint, together 0..n_points-1.
 
     Raises:
-        ConfigError: If not at least one point would be kept.
+        ConfigError: If `n_held_out` is negative, or no point would be kept.
     """
     if not 0 <= n_held_out < n_points:
         raise ConfigError(f"wanted to hold out {n_held_out} of {n_points} points; choose 0 to {n_points - 1}")
     held_out = np.sort(np.random.default_rng(seed).permutation(n_points)[:n_held_out])
-    # The permutation is gone by now: of a file of many rows, its memory counts.
+    # The permutation is already freed; with many rows it takes much memory.
     is_kept = np.ones(n_points, np.bool_)
     is_kept[held_out] = False
     return np.flatnonzero(is_kept), held_out
 
 
 def n_held_out_of(n: int, part: float) -> int:
-    """How many of n points are held out.
+    """Return the number of points that are held out of n.
 
     Raises:
         ConfigError: If none is held out though some should be, or fewer than two are left.
@@ -120,17 +120,17 @@ def n_held_out_of(n: int, part: float) -> int:
 def drawn_and_held_out(
     n: int, *, wanted: int | None, part: float, seed: int, path: Path
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of a file that are known and those that are held out, of as many as a study wants.
+    """Draw rows of a file; return the known and the held-out ones, both sorted.
 
     Args:
         n: Rows of the file.
-        wanted: How many to draw; None takes all.
-        part: Part of these that is held out.
+        wanted: Number of rows to draw; None takes all.
+        part: Part of the drawn rows that is held out.
         seed: Seed of both draws.
         path: The file, for the message.
 
     Raises:
-        ConfigError: If there are fewer rows than are wanted, or one side gets none.
+        ConfigError: If there are fewer rows than wanted, or `n_held_out_of` refuses the part.
     """
     if wanted is None:
         return hold_out(n, n_held_out=n_held_out_of(n, part), seed=seed)

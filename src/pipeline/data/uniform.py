@@ -6,12 +6,12 @@ from pipeline.data.points import PointSet, require_some_points
 
 
 def uniform_square(*, n_points: int, seed: int = 0) -> PointSet:
-    """Draw points from the unit square; of one seed, the first n of more points are the n points."""
+    """Draw points from the unit square; with the same seed, fewer points are the first of more points."""
     return _uniform(n_points, 2, seed, "random points in the unit square")
 
 
 def uniform_cube(*, n_points: int, seed: int = 0) -> PointSet:
-    """Draw points from the unit cube; of one seed, the first n of more points are the n points."""
+    """Draw points from the unit cube; with the same seed, fewer points are the first of more points."""
     return _uniform(n_points, 3, seed, "random points in the unit cube")
 
 

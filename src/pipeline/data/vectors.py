@@ -1,4 +1,4 @@
-"""Vectors with a row for every point, from a `.npy` file of the user's own."""
+"""Vectors with a row for every point, from a user's `.npy` file."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ def open_vectors(path: Path, n: int | None) -> NDArray[Any]:
 
     Args:
         path: The file.
-        n: How many rows it needs; None where that is not known.
+        n: Number of rows that it must have; None if that is not known.
 
     Raises:
-        ConfigError: If it is no array of real numbers of shape (n,) or (n, m).
+        ConfigError: If it is not an array of real numbers of shape (n,) or (n, m).
     """
     array = open_array(path)
     wanted = "n" if n is None else f"{n}"
@@ -38,7 +38,7 @@ def open_array(path: Path) -> NDArray[Any]:
     """Map a `.npy` file into memory.
 
     Raises:
-        ConfigError: If there is no such file, or it is no array that numpy.save wrote.
+        ConfigError: If there is no such file, or it is not an array that numpy.save wrote.
     """
     require_file(path)
     if path.stat().st_size == 0:
@@ -52,7 +52,7 @@ def open_array(path: Path) -> NDArray[Any]:
             f"{path}: not a readable array (it begins with {magic!r}); write it with numpy.save"
         )
     try:
-        with np.errstate(all="raise"):  # the product of sizes that no file has
+        with np.errstate(all="raise"):  # the product of a header's sizes may overflow
             array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError, ArithmeticError) as error:
         text = " ".join(str(error).split())[:200]
@@ -63,15 +63,15 @@ def open_array(path: Path) -> NDArray[Any]:
 
 
 def finite_rows(path: Path, rows: NDArray[Any], first: int = 0) -> NDArray[np.float64]:
-    """Read rows as double precision.
+    """Read rows in double precision.
 
     Args:
         path: The file, for the message.
-        rows: Some rows of it.
-        first: How many rows stand before them.
+        rows: Some rows of the file.
+        first: Number of rows before them.
 
     Raises:
-        ConfigError: If a number is NaN or infinite, or too large; the message names its row, counted from 1.
+        ConfigError: If a number is NaN, infinite or too large; the message names its row, counted from 1.
     """
     with np.errstate(over="ignore"):
         found = np.array(rows, np.float64)
@@ -88,7 +88,7 @@ def require_finite(path: Path, array: NDArray[Any]) -> None:
     """Read all rows of an array, some at a time.
 
     Raises:
-        ConfigError: If a number is NaN or infinite.
+        ConfigError: If a number is NaN, infinite or too large.
     """
     for first in range(0, len(array), ROWS_AT_ONCE):
         finite_rows(path, array[first : first + ROWS_AT_ONCE], first)
