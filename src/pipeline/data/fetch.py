@@ -1,4 +1,4 @@
-"""Files from outside: out of a Debian package without root, or over HTTPS."""
+"""Downloads: files of a Debian package, without root, or over HTTPS."""
 
 import http.client
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 
-# A sandbox user of apt's own could not write into our folder, and a missing network should show in seconds.
+# apt's sandbox user could not write into the folder, and a missing network should show in seconds.
 APT_OPTIONS = (
     "-qq",
     "-o=APT::Sandbox::User=root",
@@ -23,8 +23,8 @@ HTTPS_SECONDS = 30
 def unpack_debian_package(package: str, folder: Path) -> None:
     """Download a package by apt and unpack it under the existing `folder`; needs Debian's tools, but no root.
 
-    Where apt knows no such package because its lists were never fetched, as in most containers, they are
-    fetched into the folder, and the machine's own stay as they are.
+    If apt cannot download the package, as in most containers, which have no package lists, the lists are fetched into
+    the folder; the machine's lists are not changed.
 
     Raises:
         ConfigError: If there is no apt, no such package or no network.

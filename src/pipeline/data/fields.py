@@ -21,8 +21,8 @@ class Field:
     Attributes:
         coordinates: The places, in the coordinates of `crs`, each of shape (n,).
         quantities: Values by name, each of shape (n,).
-        units: Units of both by name, where they have one.
-        axes: Names and sizes of the dimensions that places run through, the last one fastest; one for a list.
+        units: Units of coordinates and quantities that have one, by name.
+        axes: Names and sizes of the dimensions of the places, the last one fastest; a list has one.
         crs: "plane", "lonlat", or a code such as "EPSG:25832".
     """
 
@@ -36,7 +36,7 @@ class Field:
         """Write all quantities; the ending of the path, .csv, .nc or .tif, tells how.
 
         Raises:
-            ConfigError: If the places are no regular grid of rows and columns and a GeoTIFF is wanted.
+            ConfigError: If a GeoTIFF is wanted, and the places are not a regular grid of rows and columns.
         """
         {".csv": self._to_csv, ".nc": self._to_netcdf, ".tif": self._to_geotiff}[path.suffix](path)
 
@@ -107,12 +107,12 @@ class Field:
         return values.reshape(tuple(self.axes.values()))
 
     def _along(self, axis: str, values: Array) -> Array:
-        """The values along one axis, at the beginning of all others."""
+        """Return the values along one axis, at the beginning of all others."""
         shaped, place = self._shaped(values), list(self.axes).index(axis)
         return shaped[tuple(slice(None) if i == place else 0 for i in range(shaped.ndim))]
 
     def axis_of(self, name: str) -> str | None:
-        """The axis that a coordinate depends on alone, if there is one."""
+        """Return the axis along which alone a coordinate changes; None if there is none."""
         shaped = self._shaped(self.coordinates[name])
         for place, axis in enumerate(self.axes):
             first = tuple(slice(None) if i == place else slice(0, 1) for i in range(shaped.ndim))
@@ -124,7 +124,7 @@ class Field:
 
 
 def _names_in_netcdf(names: Iterable[str]) -> dict[str, str]:
-    """Return a name that NetCDF takes for each name: columns such as `mm/day` have marks that it refuses."""
+    """Return a name that NetCDF accepts for each name; it refuses some characters, as in `mm/day`."""
     names = list(dict.fromkeys(names))
     refused = re.compile(r"^\W|[/\x00-\x1f\x7f]|\s$|^$")
     known = {name: name for name in names if not refused.search(name)}
@@ -138,7 +138,7 @@ def _names_in_netcdf(names: Iterable[str]) -> dict[str, str]:
 
 
 def _step(values: Array) -> float:
-    """The step between values that are evenly spaced; 0 if they aren't."""
+    """Return the step between evenly spaced values; 0 if they are not evenly spaced."""
     steps = np.diff(values)
     if not len(steps) or np.ptp(steps) > 1e-6 * abs(steps[0]):
         return 0.0

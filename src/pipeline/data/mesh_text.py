@@ -1,7 +1,7 @@
-"""What meshio's readers do not look at: whether a mesh's text is what it says, with the line where it is not.
+"""Checks of mesh files that meshio's readers omit; errors name the first wrong line.
 
-meshio reads a file that was cut between two facets as a smaller one, text of another format as STL, and a vertex number
-of 0 or below as one counted from the end.
+meshio reads a file that was cut between two facets as a smaller mesh, text of another format as STL, and a vertex
+number of 0 or below as counted from the end.
 """
 
 import re
@@ -17,10 +17,10 @@ SHOWN = 40
 
 
 def check_stl(path: Path) -> None:
-    """Check the size of a binary file, or every line of a text.
+    """Check the size of a binary file, or every line of a text file.
 
     Raises:
-        ConfigError: If a line or the size is wrong; the message names the first line, or the size that was wanted.
+        ConfigError: If a line or the size is wrong; the message names the first such line, or the right size.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -66,7 +66,7 @@ def check_obj(path: Path) -> None:
     """Check the lines of vertices and faces.
 
     Raises:
-        ConfigError: If a line is wrong; the message names the first one.
+        ConfigError: If a line is wrong; the message names the first such line.
     """
     n, largest, where = 0, 0, (0, [""])
     for number, words in _lines(path):
@@ -87,15 +87,15 @@ def check_obj(path: Path) -> None:
 
 
 def check_ply(path: Path) -> None:
-    """Check that a header ends, and that a text has as many rows as it tells.
+    """Check that the header ends, and that a text file has as many rows as its header tells.
 
     Raises:
-        ConfigError: If the header does not end, or there are more rows or fewer.
+        ConfigError: If the header does not end, or there are more or fewer rows.
     """
     with path.open("rb") as file:
         head = file.read(1 << 16)
     header, mark, _ = head.partition(b"end_header")
-    if head.startswith(b"ply") and not mark:  # meshio would wait for it for ever
+    if head.startswith(b"ply") and not mark:  # meshio would wait for 'end_header' forever
         raise ConfigError(f"{path}: its header has no 'end_header'; write it again")
     if not mark or b"format ascii" not in header:
         return
@@ -107,7 +107,7 @@ def check_ply(path: Path) -> None:
 
 
 def check_vtk(path: Path) -> None:
-    """Check that a file has as many kinds of cells as cells.
+    """Check that a file has a kind for each cell.
 
     Raises:
         ConfigError: If the two counts differ.
@@ -117,7 +117,7 @@ def check_vtk(path: Path) -> None:
     kinds = re.search(rb"(?m)^\s*CELL_TYPES\s+(\d{1,18})([\s\d]*)", content)
     if cells is None or kinds is None:
         return
-    # From version 5 on the first number is that of offsets, one more than cells.
+    # From version 5 on the first number counts offsets, one more than cells.
     new = re.match(rb"# vtk DataFile Version ([5-9]|\d\d)", content) is not None
     n_cells, n_kinds = int(cells[1]) - new, int(kinds[1])
     if b"ASCII" in content[:600].upper().split() and len(kinds[2].split()) != n_kinds:
@@ -129,10 +129,10 @@ def check_vtk(path: Path) -> None:
 
 
 def check_msh(path: Path) -> None:
-    """Check that sections end, and that elements of a text have as many numbers of vertices as they need, from 1.
+    """Check that sections end, and that elements of a text file have as many vertices as they need, numbered from 1.
 
     Raises:
-        ConfigError: If a section or a line is wrong; the message names the first one.
+        ConfigError: If a section or a line is wrong; the message names the first.
     """
     with path.open("rb") as file:
         head = file.read(200).split()
@@ -181,7 +181,7 @@ def check_msh(path: Path) -> None:
         raise ConfigError(f"{path}: ends without $End{section}, so it is cut short; write it again")
 
 
-#: What is checked before meshio reads a file, by its ending.
+#: Checks before meshio reads a file, by its ending.
 CHECKS: dict[str, Callable[[Path], None]] = {
     ".stl": check_stl,
     ".obj": check_obj,
@@ -192,7 +192,7 @@ CHECKS: dict[str, Callable[[Path], None]] = {
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not empty and no comments, each with its number and its words."""
+    """Yield the number and the words of each line that is neither empty nor a comment."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             words = line.split()

@@ -1,6 +1,6 @@
 """Triangle meshes of surfaces whose capacitance is known.
 
-Each is a pair of plain arrays: vertices (v, 3) float64 and triangles (t, 3) int64, counted so that normals point
+Each mesh is a pair of arrays: vertices (v, 3) float64 and triangles (t, 3) int64, oriented so that normals point
 outwards.
 """
 
@@ -13,7 +13,7 @@ Mesh = tuple[NDArray[np.float64], NDArray[np.int64]]
 def sphere_mesh(refinements: int) -> Mesh:
     """Return the unit sphere as an icosahedron whose triangles are split in four `refinements` times: 20 · 4^k of them.
 
-    Vertices lie on the sphere, so that area and capacitance approach the sphere's from below as the edges' square.
+    Vertices lie on the sphere, so area and capacitance are below the sphere's; the error falls as the edges' square.
     """
     if refinements < 0:
         raise ValueError(f"refinements must be at least 0, not {refinements}")
@@ -29,9 +29,12 @@ def cube_mesh(n: int, grading: float = 1.0) -> Mesh:
 
     Args:
         n: Rectangles along each edge.
-        grading: 1 is uniform; above 1, lines crowd towards the edges: the k-th of n/2 lies (2 k/n)^grading of the way
-            to the middle. Charge is singular at the edges, as distance^(-1/3), and the error of constants falls as
-            n^-min(4/3 grading, 3): a grading of 2.25 or more restores the full rate.
+        grading: 1 is uniform; above 1, lines are denser towards the edges: the k-th of n/2 lies (2 k/n)^grading of the
+            way to the middle. Charge is singular at the edges, as distance^(-1/3), and the error of piecewise constants
+            falls as n^-min(4/3 grading, 3), so a grading of 2.25 or more restores the full rate.
+
+    Raises:
+        ValueError: If `n` or `grading` is less than 1.
     """
     if n < 1 or grading < 1:
         raise ValueError(f"a cube mesh needs n >= 1 and a grading >= 1, not {n} and {grading}")

@@ -1,4 +1,4 @@
-"""Triangle meshes of one's own: STL, OBJ, PLY, VTK and Gmsh files, read by meshio."""
+"""A user's triangle meshes: STL, OBJ, PLY, VTK and Gmsh files, read by meshio."""
 
 import importlib
 import io
@@ -15,13 +15,13 @@ from pipeline.data.meshes import Mesh
 from pipeline.errors import ConfigError
 from pipeline.meshes import Diagnosis, TriangleMesh, diagnose, merged
 
-#: The module of meshio that reads a file, by its ending. `meshio.read` would end the program on a malformed one.
+#: meshio's modules that read a file, by its ending; `meshio.read` would end the program on a malformed file.
 READERS = {".stl": "stl", ".obj": "obj", ".ply": "ply", ".vtk": "vtk", ".msh": "gmsh"}
 #: Formats that count vertices from 0.
 FROM_ZERO = (".ply", ".vtk")
 #: Cells that have no area.
 IGNORED = ("vertex", "line", "line3")
-#: Squares of areas have to be finite.
+#: Largest coordinate, up to which squares of areas are finite.
 LARGEST = 1e70
 
 
@@ -29,10 +29,11 @@ def load_own_mesh(path: Path) -> Mesh:
     """Read the triangles of a file; its ending tells what it is.
 
     Returns:
-        Vertices of shape (v, 3) and triangles of shape (t, 3), as the file has them: nothing is merged or mended.
+        Vertices of shape (v, 3) and triangles of shape (t, 3) as in the file, without merging or mending.
 
     Raises:
-        ConfigError: If the file cannot be read, holds other faces than triangles, or a coordinate is not finite.
+        ConfigError: If the file cannot be read, has faces other than triangles, or names a missing vertex, or if
+            a coordinate is not finite or too large.
     """
     kind = path.suffix.lower()
     if kind not in READERS:
@@ -44,7 +45,7 @@ def load_own_mesh(path: Path) -> Mesh:
     try:
         CHECKS[kind](path)
         with warnings.catch_warnings(), redirect_stdout(told), redirect_stderr(told):
-            # It takes the text of an STL file for the number of triangles of a binary one first, which overflows.
+            # meshio first reads part of an STL file's text as a binary file's number of triangles, which overflows.
             warnings.simplefilter("ignore", RuntimeWarning)
             mesh = importlib.import_module(f"meshio.{READERS[kind]}").read(str(path))
         vertices = np.asarray(mesh.points, np.float64)
@@ -86,10 +87,10 @@ def load_own_mesh(path: Path) -> Mesh:
 
 
 def load_usable_mesh(path: Path) -> tuple[TriangleMesh, Diagnosis]:
-    """Read a mesh, make equal vertices one, and diagnose it.
+    """Read a mesh, merge equal vertices, and diagnose it.
 
     Raises:
-        ConfigError: If `load_own_mesh` refuses the file, or if boundary elements would mean nothing on it.
+        ConfigError: If `load_own_mesh` refuses the file, or boundary elements would be meaningless on the mesh.
     """
     vertices, triangles = merged(*load_own_mesh(path))
     diagnosis = diagnose((vertices, triangles))
@@ -101,7 +102,7 @@ def load_usable_mesh(path: Path) -> tuple[TriangleMesh, Diagnosis]:
 
 
 def _reason(error: Exception) -> str:
-    """Say what a reader of meshio stumbled over, where its own text says nothing."""
+    """Return the reason of an error that a reader of meshio raised, in plain words if its text says too little."""
     text = " ".join(str(error).split())[:200]
     if isinstance(error, UnicodeDecodeError):
         return "it is not text in UTF-8, and not of the format that its ending tells"

@@ -1,4 +1,4 @@
-"""Points of one's own, from a file."""
+"""A user's points, from a file."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class PointsPart:
 
 @dataclass(frozen=True)
 class OwnPoints:
-    """Points in a file, with values at each; nothing of them is read before `parts`.
+    """Points in a file, with values at each; their rows are read by `parts` only.
 
     Attributes:
         table: The file.
@@ -100,7 +100,7 @@ class OwnPoints:
 
     @cached_property
     def system(self) -> "System":
-        """What the coordinates are."""
+        """Coordinate reference system of the coordinates."""
         return System.of(self.crs)
 
     @property
@@ -120,7 +120,11 @@ class OwnPoints:
             first += len(rows)
 
     def placed(self, rows: Array, values: Array, first: int = 1) -> PointsPart:
-        """Turn coordinates as the file has them into points; `first` is the number of the first row."""
+        """Turn coordinates of the file into points; `first` is the number of the first row.
+
+        Raises:
+            ConfigError: If a longitude or latitude is out of range.
+        """
         if self.system.to_degrees is None:
             return PointsPart(rows, values, None)
         degrees = self.system.to_degrees(rows)
@@ -142,7 +146,7 @@ class System:
 
     Attributes:
         unit: Unit of the points' coordinates; empty if nothing tells it.
-        to_degrees: Turns rows of coordinates into longitudes and latitudes; None where they stay as they are.
+        to_degrees: Turns rows of coordinates into longitudes and latitudes; None if coordinates are used as they are.
     """
 
     unit: str
@@ -153,7 +157,7 @@ class System:
         """Look up "plane", "lonlat", or a code such as "EPSG:25832".
 
         Raises:
-            ConfigError: If there is no such code, or it is one of no positions in two coordinates.
+            ConfigError: If there is no such code, or its system does not give positions by two coordinates.
         """
         if crs == "plane":
             return cls("", None)
@@ -203,9 +207,9 @@ def load_own_points(
         path: The file.
         coordinates: Names of the coordinates' columns; every column but the values' by default.
         crs: "plane" for Cartesian coordinates; "lonlat" for longitude and latitude in degrees, which become unit
-            vectors; a code such as "EPSG:25832" for one or the other, as the system of that code is.
-        value: Name of the column of values, or several; without one there are none.
-        unit: Unit of the values, or of each; by default what the file tells.
+            vectors; a code such as "EPSG:25832" for the kind that its system has.
+        value: Name of the column of values, or several names; None for no values.
+        unit: Unit of the values, or one for each column; by default the file's.
         n_points: How many to keep, drawn by `seed`; all of them by default.
         seed: Seed of the draw.
 

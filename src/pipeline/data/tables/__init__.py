@@ -33,10 +33,10 @@ FORMATS: dict[str, Callable[[Path], OpenTable]] = {
 
 
 def open_table(path: Path) -> OpenTable:
-    """Open a file of columns; its ending tells what it is.
+    """Open a file of columns; its ending tells its format.
 
     Raises:
-        ConfigError: If there is no such file, or it is not what its ending says.
+        ConfigError: If there is no such file, or it is not of the format of its ending.
     """
     kind = path.suffix.lower()
     if kind not in FORMATS:

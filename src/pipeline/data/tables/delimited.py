@@ -26,8 +26,8 @@ OTHER_SEPARATORS = (";", "\t", "|")
 def open_csv(path: Path) -> OpenTable:
     """Open a CSV file in UTF-8 with commas between values.
 
-    Blank lines at the end are no rows. pyarrow reads the file, some megabytes at a time. What it refuses is read once
-    more, row by row, for the place of the mistake.
+    Blank lines at the end are not rows. pyarrow reads the file, some megabytes at a time. A file that it refuses is
+    read again, row by row, to find the mistake.
     """
     header = _header(path)
     twice = next((name for name in header if header.count(name) > 1), None)
@@ -76,19 +76,17 @@ def _read(path: Path, header: Sequence[str], names: Sequence[str]) -> Iterator[R
                 _find_the_mistake(path, header, names)
             yield part
     except pyarrow.ArrowInvalid as error:
-        if "Empty CSV file" in str(error) or "Could not skip initial" in str(
-            error
-        ):  # a first line, and no other
+        if "Empty CSV file" in str(error) or "Could not skip initial" in str(error):  # only a first line
             return
         _find_the_mistake(path, header, names)
         raise unreadable(path, error, "save it as CSV in UTF-8") from None
     finally:
-        # The allocator of pyarrow would keep what the batches took, beside all that the rows are used for.
+        # pyarrow's allocator would keep the memory of the batches.
         pyarrow.default_memory_pool().release_unused()
 
 
 def _bytes_before_blank_end(path: Path) -> int:
-    """How many bytes of a file stand before the blank lines that it ends with; the end of the last row is kept."""
+    """Return the size of a file without blank lines at its end; the end of the last row is kept."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:
@@ -110,12 +108,12 @@ def _without_blank_end(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _find_the_mistake(path: Path, header: Sequence[str], names: Sequence[str]) -> None:
-    """Raise the error about the first row that is not as it should be, if there is one."""
+    """Raise the error about the first wrong row, if there is one."""
     places = [(name, header.index(name)) for name in names]
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(_without_blank_end(file))
         for number in count():
-            # Editors count the lines: with the header, and several to a row whose text in quotes has several.
+            # Editors number lines, which include the header; a row whose quoted text has line breaks takes several.
             at = f"row {number} (line {rows.line_num + 1})"
             try:
                 row = next(rows, None)

@@ -13,9 +13,9 @@ COORDINATES = ("lon", "lat", "height")
 
 
 def open_geojson(path: Path) -> OpenTable:
-    """Open a FeatureCollection of Points: columns `lon`, `lat` (and `height`), and the properties of numbers.
+    """Open a FeatureCollection of Points: columns `lon`, `lat` (and `height`), and properties that are numbers.
 
-    The first feature tells which columns there are.
+    The first feature determines the columns.
     """
     first = next(_features(path), None)
     if first is None:
@@ -57,7 +57,7 @@ def _is_number(value: object) -> bool:
 
 
 def _position(path: Path, number: int, feature: dict[str, Any], wanted: int | None) -> list[float]:
-    """The coordinates of a feature, which has to be a point."""
+    """Return the coordinates of a feature, which has to be a point."""
     geometry = feature.get("geometry")
     kind = geometry.get("type") if isinstance(geometry, dict) else geometry
     if not isinstance(geometry, dict) or kind != "Point":

@@ -1,4 +1,4 @@
-"""NetCDF files: lists of places, and grids whose every cell is one."""
+"""NetCDF files: lists of places, and grids, whose cells are places."""
 
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -15,9 +15,9 @@ from pipeline.errors import ConfigError
 def open_netcdf(path: Path) -> OpenTable:
     """Open a NetCDF file: every variable of numbers is a column.
 
-    The variable of the most dimensions tells what rows run through; the others' dimensions are among these, and their
-    values are repeated along those that they lack. So latitude, longitude and a field on a grid make a row of each
-    cell. Missing values, scale and offset are taken as the file's attributes say.
+    The variable with the most dimensions gives the dimensions of the rows. Other variables have some of them, and their
+    values are repeated along the others. So latitude, longitude and a field on a grid make a row for each cell. Missing
+    values, scale and offset follow the file's attributes.
     """
     import netCDF4
 
@@ -55,7 +55,7 @@ def open_netcdf(path: Path) -> OpenTable:
 
 
 def _axes(path: Path, shapes: dict[str, dict[str, int]]) -> dict[str, int]:
-    """The dimensions that rows run through, with their sizes."""
+    """Return the dimensions of the rows and their sizes."""
     widest = max(shapes, key=lambda name: len(shapes[name]))
     for name, shape in shapes.items():
         foreign = [dimension for dimension in shape if dimension not in shapes[widest]]
@@ -71,9 +71,9 @@ def _axes(path: Path, shapes: dict[str, dict[str, int]]) -> dict[str, int]:
 
 
 def _parts(file: Any, names: Sequence[str], axes: dict[str, int]) -> Iterator[Rows]:
-    """Rows of slabs: ranges along one dimension, at each place along those before it."""
+    """Yield the rows of slabs: ranges along one dimension, for each index of the dimensions before it."""
     dimensions, sizes = list(axes), list(axes.values())
-    # The first dimension whose slices are small enough to take several at once.
+    # The first dimension whose slices have at most `ROWS_AT_ONCE` rows.
     cut = next(k for k in range(len(sizes)) if prod(sizes[k + 1 :]) <= ROWS_AT_ONCE or k == len(sizes) - 1)
     step = max(1, ROWS_AT_ONCE // max(prod(sizes[cut + 1 :]), 1))
     for before in np.ndindex(*sizes[:cut]):
@@ -86,7 +86,7 @@ def _parts(file: Any, names: Sequence[str], axes: dict[str, int]) -> Iterator[Ro
 
 
 def _values(variable: Any, slab: dict[str, slice]) -> NDArray[np.float64]:
-    """The values of a variable in a slab, repeated along the dimensions that it lacks."""
+    """Return the values of a variable in a slab, repeated along the dimensions that it lacks."""
     own = list(variable.dimensions)
     found = variable[tuple(slab[name] for name in own)]
     values = np.ma.filled(np.ma.asarray(found).astype(np.float64), np.nan)

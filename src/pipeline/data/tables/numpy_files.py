@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from pipeline.data.tables.table import ROWS_AT_ONCE, OpenTable, Rows
 from pipeline.errors import ConfigError
 
-#: What readers of archives raise: RuntimeError where one is encrypted, NotImplementedError where its compression is
-#: unknown.
+#: Errors of readers of archives: RuntimeError for encryption; its subclass NotImplementedError for unknown compression.
 UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, OSError)
 
 
-#: Columns of an array; one that has more was written the other way round.
+#: Largest number of columns of an array; an array with more is probably transposed.
 MOST_COLUMNS = 10_000
 
 
@@ -32,7 +31,7 @@ def open_npy(path: Path) -> OpenTable:
     if magic != np.lib.format.MAGIC_PREFIX:
         raise _not_an_array(path, ValueError(f"it begins with {magic!r}" if magic else "it is empty"))
     try:
-        with np.errstate(all="raise"):  # the product of sizes that no file has
+        with np.errstate(all="raise"):  # the product of a header's sizes may overflow
             array: Any = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, ArithmeticError) as error:
         raise _not_an_array(path, error) from None
@@ -41,7 +40,7 @@ def open_npy(path: Path) -> OpenTable:
     def read(names: Sequence[str]) -> Iterator[Rows]:
         chosen = [columns[name] for name in names]
         for first in range(0, len(array), ROWS_AT_ONCE):
-            # Mapped anew: what was read stays this process's memory as long as a mapping lasts.
+            # The file is mapped anew, because pages that were read stay in memory as long as their mapping lasts.
             mapped: NDArray[Any] = np.load(path, mmap_mode="r").reshape(len(array), len(columns))
             yield mapped[first : first + ROWS_AT_ONCE, chosen].astype(np.float64)
 
@@ -49,7 +48,7 @@ def open_npy(path: Path) -> OpenTable:
 
 
 def open_npz(path: Path) -> OpenTable:
-    """Open a file of arrays: each is a column under its own name, or several, such as `x.0` and `x.1`."""
+    """Open a file of arrays; each is a column of its name, or several columns such as `x.0` and `x.1`."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -107,7 +106,7 @@ def _header(archive: zipfile.ZipFile, name: str) -> Header:
 def _columns(
     path: Path, what: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]
 ) -> dict[str, int]:
-    """The columns of an array by name, with their places in it."""
+    """Return the indices of an array's columns by name."""
     if len(shape) not in (1, 2) or min(shape) < 0 or dtype.kind not in "fiu":
         raise ConfigError(
             f"{path}: {what} holds {dtype} of shape {shape}; wanted real numbers of shape (n,) or (n, columns)"
@@ -124,7 +123,7 @@ def _columns(
 
 
 def _parts(stack: ExitStack, archive: zipfile.ZipFile, name: str) -> Iterator[Rows]:
-    """The rows of one array, some at a time; one in Fortran's order has to be read whole."""
+    """Yield the rows of an array in parts; an array in Fortran order has to be read as a whole."""
     file = stack.enter_context(archive.open(name))
     shape, fortran, dtype = _read_header(file)
     width = 1 if len(shape) == 1 else shape[1]

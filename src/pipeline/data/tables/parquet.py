@@ -39,7 +39,7 @@ def open_parquet(path: Path) -> OpenTable:
         raise ConfigError(f"{path}: has no column of numbers, found {kinds}; write the points as numbers")
 
     def read(names: Sequence[str]) -> Iterator[Rows]:
-        # Arrow keeps what an iteration has read until it ends: each group of rows has one of its own.
+        # Arrow keeps the memory of an iteration until its end, so each group of rows gets its own iteration.
         groups = (
             file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=list(names), use_threads=False)
             for group in range(file.num_row_groups)

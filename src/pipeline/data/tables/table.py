@@ -1,4 +1,4 @@
-"""A file of numbers in columns, read a part of its rows at a time: what every format opens as."""
+"""A file of numbers in columns, of any format, whose rows are read in parts."""
 
 import difflib
 import math
@@ -14,7 +14,7 @@ from pipeline.options import LARGEST
 
 Rows = NDArray[np.float64]
 
-#: Rows that are in memory at once: some megabytes of a table of ten columns.
+#: Rows that are in memory at once: some megabytes with ten columns.
 ROWS_AT_ONCE = 65536
 FINITE = "a finite number"
 
@@ -26,13 +26,12 @@ class OpenTable:
     Attributes:
         path: The file.
         columns: Names of all columns.
-        read: Returns parts of the rows, each of shape (rows, names), for names that are among the columns. A value that
-            is missing is NaN.
-        units: Units by column, where the file tells them.
-        axes: Returns the names and sizes of the dimensions that rows of such columns run through, the last one fastest;
-            of a list of places there are none to tell.
-        crs: The code of the coordinates' system, such as "EPSG:4326", where the file tells it.
-        n: How many rows a list of places has, where the head of the file tells it.
+        read: Returns parts of the rows, each of shape (rows, names), for names of columns. Missing values are NaN.
+        units: Units by column, if the file gives them.
+        axes: Returns the names and sizes of the dimensions of a grid for names of columns, the last one fastest; empty
+            for a list of places.
+        crs: The code of the coordinates' system, such as "EPSG:4326", if the file gives it.
+        n: Number of rows of a list of places, if the head of the file gives it.
     """
 
     path: Path
@@ -44,14 +43,14 @@ class OpenTable:
     n: int | None = None
 
     def n_rows(self, names: Sequence[str]) -> int | None:
-        """How many rows such columns have, without reading them; None where only all of the file tells."""
+        """Return the number of rows of such columns; None if the whole file would have to be read."""
         return math.prod(axes.values()) if (axes := self.axes(names)) else self.n
 
     def chosen(self, names: Sequence[str] | None) -> list[str]:
-        """The names, which have to be there; all columns by default.
+        """Return the names of columns; all columns by default.
 
         Raises:
-            ConfigError: If a name is not that of a column; the message names the nearest one.
+            ConfigError: If there is no column of a name; the message gives the most similar name.
         """
         for name in names or ():
             if name not in self.columns:
@@ -62,10 +61,10 @@ class OpenTable:
         return list(self.columns if names is None else names)
 
     def require_names(self) -> None:
-        """Make sure that a column without a name counts the rows, from 0 or 1 on, as some programs write first.
+        """Check that a column without a name counts the rows from 0 or 1, as some programs write one.
 
         Raises:
-            ConfigError: If it holds anything else, since it may be a coordinate whose name was forgotten.
+            ConfigError: If it holds anything else, since it may be a coordinate without its name.
         """
         if "" not in self.columns:
             return
@@ -80,10 +79,10 @@ class OpenTable:
             )
 
     def parts(self, names: Sequence[str] | None = None) -> Iterator[Rows]:
-        """Read the rows, a part at a time, and check that every value is a finite number, whose square is finite too.
+        """Read the rows in parts, and check that every value and its square are finite.
 
         Raises:
-            ConfigError: If a value is not a number, which the message names by row and column, or if there are no rows.
+            ConfigError: If there are no rows, or a value is no number or too large; the message names row and column.
         """
         chosen = self.chosen(names)
         first = 1
@@ -103,7 +102,7 @@ class OpenTable:
             raise ConfigError(f"{self.path}: holds no rows; it needs at least one")
 
     def _place(self, row: int, names: Sequence[str]) -> str:
-        """Where a row is along the dimensions of a grid, such as " (lat 3, lon 17)"; nothing for a list of places."""
+        """Return the place of a row in a grid, such as " (lat 3, lon 17)"; empty for a list of places."""
         axes = self.axes(names)
         if len(axes) < 2:
             return ""
@@ -112,7 +111,7 @@ class OpenTable:
 
 
 class WrongValueError(ConfigError):
-    """A value that is no finite number; `row` counts from 1."""
+    """A value that is not a finite number, or too large; `row` counts from 1."""
 
     def __init__(self, text: str, row: int = 0) -> None:
         super().__init__(text)
@@ -120,14 +119,14 @@ class WrongValueError(ConfigError):
 
 
 def no_larger() -> str:
-    """What is wanted of a number that is finite and too large to compute with."""
+    """Return the description of a valid number, for errors about finite numbers that are too large."""
     return f"a number of size {LARGEST:g} at most"
 
 
 def wrong_value(
     path: Path, row: int, column: str, found: str, place: str = "", wanted: str = FINITE
 ) -> WrongValueError:
-    """The error about one value; rows are counted from 1, without the header."""
+    """Return the error about one value; rows are counted from 1, without the header."""
     shown = found if found == "no value" else repr(found[:40])
     return WrongValueError(
         f"{path}: row {row}{place}, column {column}: wanted {wanted}, found {shown}; "
@@ -137,7 +136,7 @@ def wrong_value(
 
 
 def unreadable(path: Path, error: Exception, advice: str) -> ConfigError:
-    """The error about a file that its library refuses, in one line."""
+    """Return the error about a file that its library refuses, in one line."""
     first = error.args[0] if error.args else ""
     told = first.decode(errors="replace") if isinstance(first, bytes) else str(error)
     text = (
