@@ -50,15 +50,7 @@ SECONDS_PER_SAMPLE = 0.05  # wanted samples times this are when disturbed ones a
 
 @dataclass(frozen=True)
 class _Samples:
-    """What plans are chosen with, and what they are tested with.
-
-    Attributes:
-        inputs: Samples that the choice was made with, as the converter took them.
-        labels: Their classes, if known.
-        exact: What the network gave for them before it was rounded.
-        test_inputs: Others; the same if there are none.
-        test_labels: Their classes, if known.
-    """
+    """Samples to choose plans with, what the network gave for them before it was rounded, and others for a test."""
 
     inputs: Tensor
     labels: Tensor | None

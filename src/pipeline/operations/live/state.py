@@ -28,14 +28,10 @@ class Phase(Enum):
 
 @dataclass
 class Job:
-    """One job that was started.
+    """One job that was started, what its log said last, and when it was heard of, submitted or began to run at last.
 
-    Attributes:
-        log: Its log file, if it has one.
-        stamp: Size and time of the log at submission: any other is a sign of life. Clocks of nodes may differ, so no
-            time is compared with this machine's.
-        since: When it was first heard of, submitted, or began to run: the last of these, on this machine's clock.
-        said: What it said last, as of the time `heard`.
+    Any other `stamp` of the log, its size and time, than that at submission is a sign of life. Clocks of nodes may
+    differ, so no time is compared with this machine's.
     """
 
     rule: str = ""

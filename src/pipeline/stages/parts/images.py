@@ -13,10 +13,7 @@ MOST_IN_MEMORY = 2**30
 
 
 def read_images(dataset: Artifact, part: str, n: int | None = None) -> tuple[Tensor, Tensor]:
-    """Read one part of a data set into memory: zero mean and unit variance over the training part.
-
-    Args:
-        n: How many, the first ones; `None` is all.
+    """Read the first `n` images of a part of a data set, or all, normalized by mean and deviation of the training part.
 
     Returns:
         Images of shape (n, channels, height, width), float32, and labels of shape (n,), int64.
