@@ -84,13 +84,9 @@ class CheckpointFolder:
 
         with errors_of_the_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            former = self._read_head()
+            former = self._read_head() or {}
             # Two names in turn: the file that the present head points to is never written to.
-            name = (
-                "b.safetensors"
-                if former is not None and former["tensors"] == "a.safetensors"
-                else "a.safetensors"
-            )
+            name = "b.safetensors" if former.get("tensors") == "a.safetensors" else "a.safetensors"
             file = self.folder / name
             # It may be a link, which would be followed.
             file.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ link, a device: each is refused before anything is written.
 
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -15,14 +16,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
 
 from pipeline.artifacts.disk import sha256_of
 from pipeline.errors import ArtifactError
 
 LIST = "manifest-sha256.txt"
 MANIFEST = "manifest.json"
-CHUNK = 1 << 20
 # What the readers of tar, gzip and xz raise at bytes that are missing or wrong.
 UNREADABLE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
@@ -79,24 +78,26 @@ def read_list(text: str, where: str) -> dict[str, str]:
 
 def verify_folder(folder: Path) -> VerifiedFiles:
     """Check every artefact below a folder, and all files if it has a list of checksums of its own."""
-    found: dict[str, tuple[str, int]] = {}
-    listed: dict[str, str] = {}
+    listed = {}
     if (folder / LIST).is_file():
         listed = read_list((folder / LIST).read_text(encoding="utf-8"), str(folder / LIST))
-    manifests = {}
-    for name, path in _files(folder):
-        if path.name == MANIFEST:
-            manifests[name] = path.read_bytes()
-    wanted = set(listed) | {
+    manifests = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob(MANIFEST))
+        if path.is_file() and not path.is_symlink()
+    }
+    wanted = {*listed, *manifests} | {
         str(PurePosixPath(name).parent / file)
         for name, content in manifests.items()
         for file in (_listed_by(content) or {})
         if is_safe(file)
     }
-    for name in sorted(wanted | manifests.keys()):
-        path = folder / name
-        if path.is_file() and not _leaves(path, folder):
-            found[name] = (sha256_of(path), path.stat().st_size)
+    inside = folder.resolve()
+    found = {
+        name: (sha256_of(path), path.stat().st_size)
+        for name in sorted(wanted)
+        if (path := folder / name).is_file() and path.resolve().is_relative_to(inside)
+    }
     return _with_artefacts(found, manifests, _against_list(found, listed))
 
 
@@ -113,16 +114,16 @@ def verify_archive(path: Path) -> VerifiedFiles:
                 problems.append(problem)
             elif member.isreg():
                 stream = archive.extractfile(member)
-                assert stream is not None
+                assert isinstance(stream, io.BufferedReader)
                 if name == LIST:
                     listed = read_list(stream.read().decode(errors="replace"), f"{path}: {name}")
                 elif name in found:
                     problems.append(f"{name}: is in the archive twice")
+                elif PurePosixPath(name).name == MANIFEST:
+                    manifests[name] = stream.read()
+                    found[name] = (hashlib.sha256(manifests[name]).hexdigest(), member.size)
                 else:
-                    checksum, content = _digest(stream, keep=PurePosixPath(name).name == MANIFEST)
-                    found[name] = (checksum, member.size)
-                    if content is not None:
-                        manifests[name] = content
+                    found[name] = (hashlib.file_digest(stream, "sha256").hexdigest(), member.size)
     if listed is None:
         raise ArtifactError(f"{path}: no {LIST} in it; not an archive of a study")
     problems += _against_list(found, listed)
@@ -138,11 +139,9 @@ def contents(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
     elif names:
         with opened(path) as archive:
             for member in archive:
-                stream = (
-                    archive.extractfile(member) if _inside(member.name) in names and member.isreg() else None
-                )
-                if stream is not None:
-                    yield _inside(member.name), stream.read()
+                name = _inside(member.name)
+                if name in names and member.isreg() and (stream := archive.extractfile(member)):
+                    yield name, stream.read()
 
 
 @contextmanager
@@ -221,45 +220,25 @@ def _inside(name: str) -> str:
     return str(PurePosixPath(*PurePosixPath(name).parts[1:]))
 
 
-def _digest(stream: IO[bytes], *, keep: bool) -> tuple[str, bytes | None]:
-    digest, content = hashlib.sha256(), b""
-    while chunk := stream.read(CHUNK):
-        digest.update(chunk)
-        if keep:
-            content += chunk
-    return digest.hexdigest(), content if keep else None
-
-
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            yield path.relative_to(folder).as_posix(), path
-
-
-def _leaves(path: Path, folder: Path) -> bool:
-    return not path.resolve().is_relative_to(folder.resolve())
-
-
-def _listed_by(manifest: bytes) -> dict[str, dict[str, Any]] | None:
-    """Return the files that a manifest lists; None if it is no manifest of an artefact."""
+def _listed_by(manifest: bytes) -> dict[str, str] | None:
+    """Return the checksums of the files that a manifest lists; None if it is no manifest of an artefact."""
     try:
         content = json.loads(manifest)
-        files = content["files"]
         if not {"kind", "schema_version"} <= content.keys():
             return None
-        return {str(name): {"sha256": entry["sha256"]} for name, entry in files.items()}
+        return {str(name): entry["sha256"] for name, entry in content["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _against_list(found: Mapping[str, tuple[str, int]], listed: Mapping[str, str]) -> list[str]:
-    problems = []
-    for name, checksum in listed.items():
-        if name not in found:
-            problems.append(f"{name}: listed but missing")
-        elif found[name][0] != checksum:
-            problems.append(f"{name}: altered (its checksum differs from the list's)")
-    return problems
+    return [
+        f"{name}: altered (its checksum differs from the list's)"
+        if name in found
+        else f"{name}: listed but missing"
+        for name, checksum in listed.items()
+        if name not in found or found[name][0] != checksum
+    ]
 
 
 def _with_artefacts(
@@ -274,7 +253,7 @@ def _with_artefacts(
             problems.append(f"{manifest}: not a manifest")
             continue
         n_artefacts += 1
-        for file, entry in listed.items():
+        for file, checksum in listed.items():
             name = str(PurePosixPath(manifest).parent / file)
             if not is_safe(file):
                 problems.append(f"{manifest}: lists {file!r}, which leads out of its folder")
@@ -282,7 +261,7 @@ def _with_artefacts(
                 continue
             elif name not in found:
                 problems.append(f"{name}: listed in the manifest but missing")
-            elif found[name][0] != entry["sha256"]:
+            elif found[name][0] != checksum:
                 problems.append(f"{name}: altered (its checksum differs from the manifest's)")
     n_bytes = sum(size for _, size in found.values())
     sums = {name: checksum for name, (checksum, _) in found.items()}

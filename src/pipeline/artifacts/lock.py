@@ -56,12 +56,6 @@ class Holder:
         """Since when it, or killed holders that it did not clear up after, may have left something behind."""
         return self.left_since or self.since
 
-    @classmethod
-    def of_this_process(cls, since: str, jobs: str, left_since: str) -> "Holder":
-        """What a lock file tells about the process that runs this."""
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        return cls(os.getpid(), socket.gethostname(), getpass.getuser(), since, command, jobs, left_since)
-
     def __str__(self) -> str:
         return f"{self.user}'s process {self.pid} on {self.host} since {self.since} ({self.command})"
 
@@ -96,7 +90,15 @@ class HeldLock:
         """Write who holds the lock; on a full disk the former text stays."""
         owed = None if self.settled else self.former
         names = ",".join(filter(None, [owed.jobs if owed else "", self.jobs]))
-        told = Holder.of_this_process(self.since, names, owed.began if owed else "")
+        told = Holder(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            user=getpass.getuser(),
+            since=self.since,
+            command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            jobs=names,
+            left_since=owed.began if owed else "",
+        )
         text = json.dumps(asdict(told)).encode()
         os.pwrite(self.descriptor, text, 0)
         os.truncate(self.descriptor, len(text))
