@@ -112,7 +112,6 @@ def _run(name: str) -> dict:
             "train": {"loss": train_loss, "accuracy": 1 - 0.35 * train_loss},
             "seconds": 34.1 + seed,
             "steps": steps,
-            "kfac": {"n_retries": 0, "n_stale": 0} if optimizer == "kfac" else None,
         }
     return {
         "label": label, "optimizer": optimizer, "batch_size": batch, "train_samples": 8192,

@@ -129,4 +129,4 @@ def test_every_sweep_with_a_prediction_has_a_row():
         ["short", "SGD, batch 64", "80", "80 to 80", "none up to 256", "–", "does not hold"],
         ["hidden", "SGD, batch 64", "–", "–", "256 (64 to 4,096)", "–", "does not hold"],
     ]
-    assert critical_batches(training, {}, predictions) is None
+    assert not critical_batches(training, {}, predictions)

@@ -56,7 +56,7 @@ def test_numbers_come_from_the_metrics(metrics, no_svg):
         ("training", "kfac", "seeds", "1", "test", "loss"),
         ("training", "kfac", "seeds", "1", "train", "loss"),
         ("training", "kfac_smooth", "seeds", "1", "steps"),
-        ("training", "kfac", "seeds", "0", "kfac", "n_retries"),
+        ("training", "kfac", "seeds", "0", "history", -1, "n_retries"),
         *numbers_in(
             {key: plan[key] for key in ("fp16", "points_lost", "n_samples", "n_changed", "interval_lost")},
             ("precision", "kfac_smooth", "plans", "64", "accuracy"),

@@ -44,4 +44,4 @@ def test_options_stand_by_name_without_those_that_are_off():
             "epochs 3, schedule polynomial: power 2, micro batch 256",
         ),
     )
-    assert options({"older": run()}) is None
+    assert not options({"older": run()})

@@ -3,10 +3,12 @@
 Strings are escaped by the template; the SVG of a :class:`Drawing` passes through.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from pipeline.report.drawing import Drawing, Stroke
+from pipeline.report.formatting import sentences
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,11 @@ class Notice:
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph; ``quiet`` for notes."""
+    """A paragraph; ``quiet`` for notes; ``link`` is the address of another page and the words that lead to it."""
 
     text: str
     quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Link:
-    """A paragraph about another page, with a link to it."""
-
-    text: str
-    page: str
-    words: str
+    link: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,39 +93,32 @@ LONGEST_SHOWN = 12
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of each row heads the row.
+    """A table; the first cell of each row heads the row. One without rows is false, and not on the page.
 
-    ``series`` colors the row heads, one per row. ``details``, one per row, are (label, sentence) pairs below the
-    row across the full width. On a phone, rows turn into short paragraphs. Long tables, and those that say so by
-    ``fold``, are folded until a reader opens them.
+    A title alone is that of a numeric column, but for the first, which names the rows. ``series`` colors the row heads,
+    one per row. ``details``, one per row, are (label, sentence) pairs below the row across the full width. On a phone,
+    rows turn into short paragraphs. Long tables, and those that say so by ``fold``, are folded until a reader opens
+    them.
     """
 
     caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[TableCell, ...], ...]
+    titles: Sequence[str | Column]
+    rows: Sequence[tuple[TableCell, ...]]
     note: str = ""
-    series: tuple[str, ...] = ()
-    details: tuple[tuple[tuple[str, str], ...], ...] = ()
+    series: Sequence[str] = ()
+    details: Sequence[tuple[tuple[str, str], ...]] = ()
     fold: bool = False
 
-    @classmethod
-    def of(
-        cls,
-        caption: str,
-        titles: Sequence[str | Column],
-        rows: Iterable[tuple[TableCell, ...]],
-        *,
-        note: str = "",
-        series: tuple[str, ...] = (),
-        details: Iterable[tuple[tuple[str, str], ...]] = (),
-        fold: bool = False,
-    ) -> "Table":
-        """Return a table; a title alone is that of a numeric column, but for the first, which names the rows."""
-        columns = (
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """The headers."""
+        return [
             title if isinstance(title, Column) else Column(title, numeric=place > 0)
-            for place, title in enumerate(titles)
-        )
-        return cls(caption, tuple(columns), tuple(rows), note, series, tuple(details), fold)
+            for place, title in enumerate(self.titles)
+        ]
 
     @property
     def folded(self) -> bool:
@@ -140,21 +127,38 @@ class Table:
 
 
 @dataclass(frozen=True)
-class LegendKey:
-    """An entry of a legend: how a series looks, and its name."""
-
-    look: Stroke
-    text: str
-
-
-@dataclass(frozen=True)
 class Illustration:
-    """Panels side by side with one caption; ``shape`` names the layout in style.css."""
+    """Panels side by side with one caption; one without panels is false, and not on the page.
 
-    panels: tuple[Drawing, ...]
-    caption: str
-    legend: tuple[LegendKey, ...] = ()
-    shape: str = "pair"
+    Attributes:
+        drawn: The panels; None for what there is nothing to draw of.
+        words: The caption.
+        legend: How each series looks, and its name.
+        described: Whether it begins with the panels' own descriptions.
+        layout: A class of style.css; where it is not given, one panel is single and several are a pair.
+    """
+
+    drawn: Sequence[Drawing | None]
+    words: str = ""
+    legend: Sequence[tuple[Stroke, str]] = ()
+    layout: str = ""
+    described: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.panels)
+
+    @property
+    def panels(self) -> list[Drawing]:
+        return [drawing for drawing in self.drawn if drawing is not None]
+
+    @property
+    def shape(self) -> str:
+        return self.layout or ("pair" if len(self.panels) > 1 else "single")
+
+    @property
+    def caption(self) -> str:
+        descriptions = [panel.description for panel in self.panels if self.described]
+        return sentences(*descriptions, self.words)
 
 
 @dataclass(frozen=True)
@@ -181,14 +185,18 @@ class Verdicts:
     note: str = ""
 
 
-Block = Prose | Link | JudgedClaim | Heading | Table | Illustration | NamedValues | Verdicts
+Block = Prose | JudgedClaim | Heading | Table | Illustration | NamedValues | Verdicts
 
 
 @dataclass(frozen=True)
 class PageSection:
-    """A section with its blocks in reading order."""
+    """A section; ``found`` are its blocks in reading order, with None or a false one for what is not there."""
 
     anchor: str
     title: str
     lead: str
-    blocks: tuple[Block, ...] = field(default=())
+    found: Sequence[Block | None] = ()
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [block for block in self.found if block]

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pipeline.artifacts.results.critical_batch import Prediction
 from pipeline.report.claims import MARGIN
 from pipeline.report.content import Column, Table
-from pipeline.report.formatting import DASH, count, decimal
+from pipeline.report.formatting import DASH, count, decimal, with_notes
 from pipeline.report.metrics import RunMetrics
 from pipeline.report.runs import Runs, accuracy_on_test, diverged_text, label_of, seeds_that_diverged
 
@@ -110,48 +110,41 @@ def predictions_in_words(
 
 def critical_batches(
     training: Runs, sweeps: Mapping[str, Sequence[str]], predictions: Mapping[str, Prediction]
-) -> Table | None:
+) -> Table:
     """One row per method that was swept."""
     rows = []
     for method, (prediction, loss) in _judged(training, sweeps, predictions).items():
-        names = sweeps[method]
+        runs = {name: training[name] for name in sweeps[method]}
+        labels = {name: label_of(name, run) for name, run in runs.items()}
+        diverged = [f"{labels[name]}: {told}" for name, run in runs.items() if (told := diverged_text(run))]
         predicted = prediction.critical_batch
         ratio = None if predicted is None or not loss.found or not loss.batch else predicted / loss.batch
         rows.append(
             (
-                _with_divergence(method, [(name, training[name]) for name in names]),
-                label_of(names[0], training[names[0]]),
+                with_notes(method, *diverged, between="; "),
+                labels[sweeps[method][0]],
                 _predicted(prediction),
                 _of_seeds(prediction),
                 _in_words(loss),
-                DASH if ratio is None else decimal(ratio, 2),
+                decimal(ratio, 2),
                 verdict(predicted, loss),
             )
         )
-    if not rows:
-        return None
-    columns = (
-        "Method", Column("Noise measured with"), "Predicted batch", "Seeds", "Loses from batch", "Predicted / found",
-        Column(f"Within {FACTOR:g} times"),
-    )  # fmt: skip
-    return Table.of(
+    return Table(
         "The batch from which a method loses, predicted and found",
-        columns,
+        (
+            "Method", Column("Noise measured with"), "Predicted batch", "Seeds", "Loses from batch",
+            "Predicted / found", Column(f"Within {FACTOR:g} times"),
+        ),
         rows,
-        note="Predicted is the critical batch of the gradient noise scale (McCandlish et al. 2018, appendix D), "
+        "Predicted is the critical batch of the gradient noise scale (McCandlish et al. 2018, appendix D), "
         "measured while the small batch was trained, before any larger one; with K-FAC in the metric of the inverse "
         f"Fisher matrix. Found is where the mean test accuracy falls {MARGIN:g} points below that small batch's, "
         "interpolated between two batches of the sweep, which are named; where every seed of the larger one "
         "diverged, only these two are known, and a prediction that is right for a batch between them is undecided. "
         "Where no batch of the sweep loses, a "
         f"prediction holds if it is no less than the largest, divided by {FACTOR:g}.",
-    )
-
-
-def _with_divergence(method: str, runs: Sequence[tuple[str, RunMetrics]]) -> str:
-    """The method, and which seeds of its runs the means leave out."""
-    told = [f"{label_of(name, run)}: {diverged}" for name, run in runs if (diverged := diverged_text(run))]
-    return f"{method} ({'; '.join(told)})" if told else method
+    )  # fmt: skip
 
 
 def _predicted(prediction: Prediction) -> str:

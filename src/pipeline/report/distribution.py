@@ -22,38 +22,31 @@ _PROCESSES = (1, 4, 16, 64, 256, 1024, 4096)
 def distribution(found: Mapping[str, Distribution], beside: str = "") -> list[Block]:
     """Show the processes of a matrix and their levels, stage by stage, and the model; nothing where none is known.
 
-    Args:
-        found: What the processes of a stage did, by the stage's name.
-        beside: The sentence that marks times which were not taken alone.
+    ``beside`` is the sentence that marks times which were not taken alone.
     """
-    blocks: list[Block] = []
-    for stage, title in STAGES.items():
-        if stage in found and found[stage].processes:
-            blocks.append(_processes(title, found[stage].processes, beside))
-        if stage in found and found[stage].levels:
-            blocks.append(_levels(title, found[stage].levels, _WAITING[stage], beside))
-    if not blocks:
+    tables: list[Block] = [
+        table
+        for stage, title in STAGES.items()
+        if stage in found
+        for table in (
+            _processes(title, found[stage].processes, beside),
+            _levels(title, found[stage].levels, f.sentences(_WAITING[stage], beside)),
+        )
+        if table
+    ]
+    if not tables:
         return []
     model = _model(found["solve"].processes, found["solve"].levels, beside) if "solve" in found else []
-    return [Heading("Work of each process"), *blocks, *model]
+    return [Heading("Work of each process"), *tables, *model]
 
 
 def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
-    columns = (
-        "Process",
-        Column("Node"),
-        "Holds",
-        "Peak memory",
-        "Foretold",
-        "Time",
-        "Waiting",
-        "Messages",
-        "Sent",
-    )
-    return Table.of(
+    return Table(
         f"{title}, process by process",
-        columns,
-        tuple(
+        (
+            "Process", Column("Node"), "Holds", "Peak memory", "Foretold", "Time", "Waiting", "Messages", "Sent",
+        ),
+        [
             (
                 f.count(row.process), row.host, f.n_bytes(row.n_bytes),
                 f.n_bytes(row.peak_memory_bytes), f.n_bytes(row.foretold_bytes),
@@ -61,38 +54,30 @@ def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
                 f.n_bytes(row.sent_bytes),
             )
             for row in rows
+        ],
+        f.sentences(
+            "Holds: what the process keeps of the matrix. Peak memory: that of the whole program. Foretold: what the "
+            "job was given before it began, from the points, the tolerance and the dimension. Time: of a solution, "
+            "that of assembly, factorization and solves together. Waiting: the part of it in which the process waited "
+            "for others.",
+            beside,
         ),
-        note="Holds: what the process keeps of the matrix. Peak memory: that of the whole program. Foretold: what the "
-        "job was given before it began, from the points, the tolerance and the dimension. Time: of a solution, "
-        "that of assembly, factorization and solves together. Waiting: the part of it in which the process waited for "
-        f"others.{f' {beside}' if beside else ''}",
     )  # fmt: skip
 
 
-def _levels(title: str, rows: Sequence[LevelWork], waiting: str, beside: str) -> Table:
-    columns = (
-        "Level",
-        Column("Process"),
-        "Boxes",
-        "Holds",
-        "Operations",
-        "Time",
-        "Waiting",
-        "Messages",
-        "Sent",
-    )
-    return Table.of(
+def _levels(title: str, rows: Sequence[LevelWork], waiting: str) -> Table:
+    return Table(
         f"{title}, by level and process",
-        columns,
-        tuple(
+        ("Level", Column("Process"), "Boxes", "Holds", "Operations", "Time", "Waiting", "Messages", "Sent"),
+        [
             (
                 f.count(row.level), f.count(row.process), f.count(row.boxes),
                 f.n_bytes(row.n_bytes), f.scientific(row.flops), f.seconds(row.seconds),
                 f.seconds(row.waiting_seconds), f.count(row.messages), f.n_bytes(row.sent_bytes),
             )
             for row in sorted(rows, key=lambda row: (-row.level, row.process))
-        ),
-        note=f"Operations: floating-point ones, counted. {waiting}{f' {beside}' if beside else ''}",
+        ],
+        f"Operations: floating-point ones, counted. {waiting}",
         fold=True,
     )  # fmt: skip
 
@@ -130,33 +115,33 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside
 
     alone = sum(seconds(1))
     took = max(sum(row.seconds for row in levels if row.process == process.process) for process in processes)
-    rows = []
-    for n_processes in sorted({*_PROCESSES, measured}):
-        work, talk = seconds(n_processes)
-        rows.append(
-            (
-                f.count(n_processes),
-                f.seconds(work + talk),
-                f.seconds(took if n_processes == measured else None),
-                f.percent(alone / (work + talk), 0),
-                f.percent(talk / (work + talk), 1),
-            )
-        )
+    modeled = {n_processes: seconds(n_processes) for n_processes in sorted({*_PROCESSES, measured})}
     text = (
         "How long would the factorization take with more processes, each with as many points as here? This is a model "
         f"and no measurement. It takes the operations that a box needs on each level, {f.scientific(rate)} operations "
         f"a second as measured here, {LATENCY * 1e6:g} µs for a message and {BANDWIDTH / 1e9:g} GB/s. It does not "
         "count the time in which boxes between two processes wait for their turn."
     )
-    columns = ("Processes", "Modeled time", "Measured", "Efficiency", "Part of messages")
+    note = (
+        "Modeled time: operations and messages of the tree's levels alone. Measured: what these levels took "
+        "in the factorization, with the waiting that the model does not count. Dividing the points and measuring "
+        "the result come on top in the time of the whole factorization."
+    )
     return [
         Prose(text, quiet=True),
-        Table.of(
+        Table(
             "Time of more processes, by the model",
-            columns,
-            tuple(rows),
-            note="Modeled time: operations and messages of the tree's levels alone. Measured: what these levels took "
-            "in the factorization, with the waiting that the model does not count. Dividing the points and measuring "
-            f"the result come on top in the time of the whole factorization.{f' {beside}' if beside else ''}",
+            ("Processes", "Modeled time", "Measured", "Efficiency", "Part of messages"),
+            [
+                (
+                    f.count(n_processes),
+                    f.seconds(work + talk),
+                    f.seconds(took if n_processes == measured else None),
+                    f.percent(alone / (work + talk), 0),
+                    f.percent(talk / (work + talk), 1),
+                )
+                for n_processes, (work, talk) in modeled.items()
+            ],
+            f.sentences(note, beside),
         ),
     ]

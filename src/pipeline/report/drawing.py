@@ -24,6 +24,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+#: Arrays of a study, each by the name of its matrix and its own: "rain/grid".
+Arrays = Mapping[str, NDArray[Any]]
+
 #: CSS variable -> its value on white paper (style.css repeats them and adds the dark ones).
 PALETTE = {
     "ink": "#1c2026",

@@ -1,30 +1,15 @@
 """Named values: what was measured on one matrix, and what the study was made from."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.results.operator import Compression
-from pipeline.artifacts.results.solution import KrigingResult
-from pipeline.report.answers.numbers import compression, nothing_approximated
+from pipeline.artifacts.results.solution import KrigingResult, SolveCost
+from pipeline.report import formatting as f
 from pipeline.report.content import Fact
-from pipeline.report.formatting import (
-    count,
-    decimal,
-    instant,
-    is_number,
-    joules,
-    listing,
-    n_bytes,
-    plural,
-    scientific,
-    seconds,
-    setting,
-    significant,
-    times,
-)
 from pipeline.report.metrics import MatrixMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.solutions import doubt
@@ -41,83 +26,76 @@ _WIDE, _LINE = 60, 200
 
 def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
     """Everything measured on one matrix, as named values; what is not known is left out."""
-    compress = matrix.compress
-    rank = None if nothing_approximated(matrix) else largest_rank(matrix)
-    items: Sequence[tuple[str, object, str]] = (
-        ("Kernel", matrix.kernel, f"{kernel_text(matrix.kernel)}{_nugget(matrix)}"),
-        ("Variance and nugget", _standardized(matrix) or None, _standardized(matrix)),
-        ("Points", matrix.n, _points(matrix)),
-        ("Storage", compress.n_bytes, f"{n_bytes(compress.n_bytes)} ({_beside_dense(matrix)}, "
-         f"{n_bytes(compress.dense_bytes)}{_exactly(matrix)})"),
-        ("Relative error", compress.relative_error, _error(compress)),
-        ("Largest rank", rank, count(rank)),
-        ("Fit of the kernel", matrix.fit and matrix.fit.seconds, _fit(matrix)),
-        ("Compression", compress.seconds, f"{seconds(compress.seconds)}{_beside(matrix)}"),
-        *_solution(matrix),
-        *_likelihood(matrix),
-    )  # fmt: skip
+    compress, fit = matrix.compress, matrix.fit
+    beside = ", beside other jobs" if matrix.alone is False else ""
+    items = {
+        "Kernel": f"{kernel_text(matrix.kernel)}{_nugget(matrix)}",
+        "Variance and nugget": _standardized(matrix),
+        "Points": _points(matrix),
+        "Storage": f"{f.n_bytes(compress.n_bytes)} ({_beside_dense(matrix)}, {f.n_bytes(compress.dense_bytes)}"
+        f"{_exactly(matrix)})",
+        "Relative error": _error(compress),
+        "Largest rank": "" if matrix.nothing_approximated else f.count(largest_rank(matrix)),
+        "Fit of the kernel": f"{f.seconds(fit.seconds)}, to {f.plural(fit.n, 'value')}{beside}"
+        if fit is not None and fit.seconds is not None
+        else "",
+        "Compression": f"{f.seconds(compress.seconds)}{beside}",
+        **_solution(matrix, beside),
+        **_likelihood(matrix),
+    }
     alarmed = {"Relative error"} if compress.missed else set()
     alarmed |= {"Residual, exact rows"} if doubt("", matrix) else set()
     return tuple(
         Fact(name, text, "alarm" if name in alarmed else "")
-        for name, value, text in items
-        if value is not None
+        for name, text in items.items()
+        if text not in ("", f.DASH)
     )
 
 
 def _beside_dense(matrix: MatrixMetrics) -> str:
-    ratio = compression(matrix)
+    ratio = matrix.compression
     if 1 / ABOUT < ratio < ABOUT:
         return "about as much as dense"
-    return f"{times(ratio)} less than dense" if ratio >= 1 else f"{times(1 / ratio)} as much as dense"
+    return f"{f.times(ratio)} less than dense" if ratio >= 1 else f"{f.times(1 / ratio)} as much as dense"
 
 
-def _solution(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
+def _solution(matrix: MatrixMetrics, beside: str) -> dict[str, str]:
     """What factorization and solve took and gave; nothing of a product."""
     solve = matrix.solve
     if solve is None:
-        return []
-    # What is not known is left out: iterations with the diagonal alone factorize nothing.
-    factorized = None if solve.factor_kind == "none" else solve.factorize_seconds
-    return [
-        ("Factorization", factorized, f"{seconds(solve.factorize_seconds)}, {n_bytes(solve.factor_bytes)} "
-         f"at tolerance {setting(solve.factor_tolerance)}{_beside(matrix)}"),
-        ("Assembly of the layers", solve.assemble_seconds if factorized is None else None,
-         f"{seconds(solve.assemble_seconds)}{_beside(matrix)}"),
-        ("Solve", solve.solve_seconds,
-         f"{seconds(solve.solve_seconds)}, {plural(solve.iterations, 'iteration')}{_beside(matrix)}"),
-        ("Residual, compressed matrix", solve.relative_residual, scientific(solve.relative_residual)),
-        ("Residual, exact rows", solve.exact_residual, scientific(solve.exact_residual)),
-        ("Divided among", solve.processes, _processes(solve.processes)),
-        ("Dense algebra instead", solve.dense_seconds, _dense(matrix)),
-    ]  # fmt: skip
+        return {}
+    # Iterations with the diagonal alone factorize nothing.
+    took = (
+        {"Assembly of the layers": f"{f.seconds(solve.assemble_seconds)}{beside}"}
+        if solve.factor_kind == "none"
+        else {
+            "Factorization": f"{f.seconds(solve.factorize_seconds)}, {f.n_bytes(solve.factor_bytes)} "
+            f"at tolerance {f.setting(solve.factor_tolerance)}{beside}"
+        }
+    )
+    processes = "one process" if solve.processes == 1 else f"{f.count(solve.processes)} processes"
+    return took | {
+        "Solve": f"{f.seconds(solve.solve_seconds)}, {f.plural(solve.iterations, 'iteration')}{beside}",
+        "Residual, compressed matrix": f.scientific(solve.relative_residual),
+        "Residual, exact rows": f.scientific(solve.exact_residual),
+        "Divided among": processes,
+        "Dense algebra instead": _dense(matrix, solve, beside),
+    }
 
 
-def _dense(matrix: MatrixMetrics) -> str:
+def _dense(matrix: MatrixMetrics, solve: SolveCost, beside: str) -> str:
     """What dense algebra would take, beside what it would take the place of; a fit of the kernel comes on top."""
-    solve = matrix.solve
-    if solve is None or not is_number(solve.dense_seconds):
+    if not f.is_number(solve.dense_seconds):
         return ""
     spent = matrix.compress.seconds + solve.factorize_seconds + solve.solve_seconds
     ratio = solve.dense_seconds / spent
-    than = f"compression, factorization and solve together, {seconds(spent)}{_beside(matrix)}"
-    beside = f"{times(ratio)} as long as {than}" if ratio >= 1 else f"{times(1 / ratio)} faster than {than}"
+    compared = f"{f.times(ratio)} as long as" if ratio >= 1 else f"{f.times(1 / ratio)} faster than"
     fit = matrix.fit.seconds if matrix.fit is not None else None
-    fitted = f"; the fit of the kernel, {seconds(fit)}, comes on top" if is_number(fit) else ""
+    fitted = f"; the fit of the kernel, {f.seconds(fit)}, comes on top" if f.is_number(fit) else ""
     return (
-        f"about {seconds(solve.dense_seconds)} on one process and {n_bytes(matrix.compress.dense_bytes)}: "
-        f"{beside}{fitted}"
+        f"about {f.seconds(solve.dense_seconds)} on one process and {f.n_bytes(matrix.compress.dense_bytes)}: "
+        f"{compared} compression, factorization and solve together, {f.seconds(spent)}{beside}{fitted}"
     )
-
-
-def _fit(matrix: MatrixMetrics) -> str:
-    if matrix.fit is None:
-        return ""
-    return f"{seconds(matrix.fit.seconds)}, to {plural(matrix.fit.n, 'value')}{_beside(matrix)}"
-
-
-def _beside(matrix: MatrixMetrics) -> str:
-    return ", beside other jobs" if matrix.alone is False else ""
 
 
 def largest_rank(matrix: MatrixMetrics) -> int:
@@ -130,11 +108,11 @@ def largest_rank(matrix: MatrixMetrics) -> int:
 
 def _exactly(matrix: MatrixMetrics) -> str:
     """Where the gain comes from if not from low ranks: mirrored blocks kept once, numbers in single precision."""
-    if not nothing_approximated(matrix):
+    if not matrix.nothing_approximated:
         return ""
     gains = ["symmetry"] if matrix.compress.symmetric else []
     gains += ["single precision"] if matrix.compress.precision == "float32" else []
-    return f"{f', by {listing(gains)}' if gains else ''}; nothing is approximated, all blocks are dense"
+    return f"{f', by {f.listing(gains)}' if gains else ''}; nothing is approximated, all blocks are dense"
 
 
 def kernel_text(text: str) -> str:
@@ -142,7 +120,7 @@ def kernel_text(text: str) -> str:
 
     Numbers have no more digits than a reader wants. A kernel made of kernels keeps its parentheses.
     """
-    text = re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda number: significant(float(number.group()), 3), text)
+    text = re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda number: f.significant(float(number.group()), 3), text)
     text = text.removesuffix("()").replace("_", " ")
     if text.count("(") == 1:
         text = text.removesuffix(")").replace("(", ", ")
@@ -155,7 +133,7 @@ def _nugget(matrix: MatrixMetrics) -> str:
     if matrix.nugget == 0:
         return ""
     bound = " (the fit stopped at its smallest nugget)" if matrix.nugget_at_bound else ""
-    return f", nugget {significant(matrix.nugget, 3)}{bound}"
+    return f", nugget {f.significant(matrix.nugget, 3)}{bound}"
 
 
 def _standardized(matrix: MatrixMetrics) -> str:
@@ -163,7 +141,7 @@ def _standardized(matrix: MatrixMetrics) -> str:
     if not isinstance(matrix.result, KrigingResult) or not ("variance" in matrix.kernel or matrix.nugget):
         return ""
     deviation = matrix.result.deviation
-    known = is_number(deviation) and not matrix.result.others  # each value has its own
+    known = f.is_number(deviation) and not matrix.result.others  # each value has its own
     told = f", whose standard deviation is {Quantity.of(matrix.result).error(deviation)}" if known else ""
     return f"1 is the variance of the known values{told}"
 
@@ -172,42 +150,43 @@ def _points(matrix: MatrixMetrics) -> str:
     """How many of what; panels carry several quadrature points each."""
     rows = matrix.compress.n_rows
     panels = rows != matrix.n
-    many = f"{plural(matrix.n, 'panel')}, {plural(rows, 'quadrature point')}" if panels else count(matrix.n)
+    many = (
+        f"{f.plural(matrix.n, 'panel')}, {f.plural(rows, 'quadrature point')}"
+        if panels
+        else f.count(matrix.n)
+    )
     where = "longitude and latitude" if matrix.on_globe else f"{matrix.dimension}-D"
     held_out = matrix.result.n_held_out if isinstance(matrix.result, KrigingResult) else 0
     told = [many, "own file" if matrix.points == "file" else matrix.points, where]
-    told += [f"{count(held_out)} of {count(matrix.n + held_out)} held out"] if held_out else []
+    told += [f"{f.count(held_out)} of {f.count(matrix.n + held_out)} held out"] if held_out else []
     return " · ".join(told)
 
 
 def _error(compress: Compression) -> str:
-    error, asked = scientific(compress.relative_error), setting(compress.tolerance)
+    if compress.relative_error is None:
+        return ""
+    error, asked = f.scientific(compress.relative_error), f.setting(compress.tolerance)
     return f"missed: {error}, asked {asked}" if compress.missed else f"{error} (asked: {asked})"
 
 
-def _processes(processes: int) -> str:
-    return f"{count(processes)} processes" if processes != 1 else "one process"
-
-
-def _likelihood(matrix: MatrixMetrics) -> list[tuple[str, object, str]]:
+def _likelihood(matrix: MatrixMetrics) -> dict[str, str]:
     """Determinant and likelihood, with the tolerance that they hang on; none of a loose factorization or a low rank."""
     if matrix.solve is None or matrix.compress.form == "low_rank":
-        return []
+        return {}
     tolerance = matrix.solve.factor_tolerance
     if tolerance > LOOSEST_LOGDET:
-        return []
-    likelihood = matrix.result.log_likelihood if isinstance(matrix.result, KrigingResult) else None
-    # The matrix is the covariance of values that were divided by their standard deviation.
-    of, values = (
-        (" of standardized values", " of the values")
+        return {}
+    # A covariance is that of values that were divided by their standard deviation.
+    of, values, likelihood = (
+        (" of standardized values", " of the values", matrix.result.log_likelihood)
         if isinstance(matrix.result, KrigingResult)
-        else ("", "")
+        else ("", "", None)
     )
-    found = {f"log det{of}": matrix.solve.logdet, f"log likelihood{values}": likelihood}
-    return [
-        (f"{name}, at tolerance {setting(tolerance)}", value, decimal(value, 1))
-        for name, value in found.items()
-    ]
+    at = f", at tolerance {f.setting(tolerance)}"
+    return {
+        f"log det{of}{at}": f.decimal(matrix.solve.logdet, 1),
+        f"log likelihood{values}{at}": f.decimal(likelihood, 1),
+    }
 
 
 def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
@@ -216,7 +195,7 @@ def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
     for key, value in found.items():
         if value in (None, "", [], {}) or (key == "dirty" and found.get("uncommitted")):
             continue  # unknown, or told by the names of the files
-        text = instant(value) if key == "date" else _plain(value)
+        text = f.instant(value) if key == "date" else _plain(value)
         name = _NAMES.get(str(key), str(key).replace("_", " ").capitalize())
         facts.append(Fact(name, text, "line" if len(text) > _LINE else "wide" if len(text) > _WIDE else ""))
     return tuple(sorted(facts, key=lambda fact: ("", "wide", "line").index(fact.form)))
@@ -225,8 +204,8 @@ def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
 def _with_unit(key: str, value: object) -> str:
     """A named value; where the name ends in its unit, the value has that: peak memory 182 MB."""
     what, _, unit = key.rpartition("_")
-    write = {"seconds": seconds, "bytes": n_bytes, "joules": joules}.get(unit)
-    if write is None or not is_number(value):
+    write = {"seconds": f.seconds, "bytes": f.n_bytes, "joules": f.joules}.get(unit)
+    if write is None or not f.is_number(value):
         return f"{key.replace('_', ' ')} {_plain(value)}"
     return f"{what.replace('_', ' ').replace('cpu', 'CPU')} {write(value)}".strip()
 
@@ -235,7 +214,7 @@ def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return significant(value, 4)
+        return f.significant(value, 4)
     if isinstance(value, Mapping):
         return ", ".join(_with_unit(str(key), item) for key, item in value.items())
     if isinstance(value, list | tuple):

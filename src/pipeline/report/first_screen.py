@@ -1,15 +1,14 @@
 """What a reader sees first, beside the answers: what is missing or changed since the last run, and two pictures."""
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from pipeline.report.changes import Change
 from pipeline.report.content import Illustration, Notice
+from pipeline.report.drawing import Arrays, Drawing
 from pipeline.report.figures.kriging import deviation_map, kriging_map
 from pipeline.report.figures.scattering import surface_field
 from pipeline.report.figures.training import MOST_DRAWN, legend, progress
-from pipeline.report.formatting import listing, plural, significant, told_apart
+from pipeline.report.formatting import listing, plural, sentences, significant, told_apart
 from pipeline.report.metrics import Metrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import alone, claimed, repeated
@@ -64,32 +63,27 @@ def _from_to(row: Change) -> str:
     return f"{row.artefact} {row.figure} {now} ({row.verdict})"
 
 
-def pictures(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> tuple[Illustration, ...]:
+def pictures(metrics: Metrics, arrays: Arrays) -> list[Illustration]:
     """Two pictures: accuracy against time and steps, and the first map, or else the first surface of a wave.
 
     Without trainings, the map of the standard deviation stands beside that of the mean.
     """
-    return tuple(picture for picture in (_accuracy(metrics), *_maps(metrics, arrays)) if picture is not None)
+    return [picture for picture in (_accuracy(metrics), *_maps(metrics, arrays)) if picture]
 
 
-def _accuracy(metrics: Metrics) -> Illustration | None:
+def _accuracy(metrics: Metrics) -> Illustration:
     shown = claimed(metrics.training, metrics.claims_of, MOST_DRAWN)
-    drawing = progress(shown)
-    if drawing is None:
-        return None
-    seeds = (
-        " Lines are means over seeds, bands reach from the lowest to the highest." if repeated(shown) else ""
-    )
-    beside = (
+    caption = sentences(
+        "Accuracy on the validation set.",
+        "Lines are means over seeds, bands reach from the lowest to the highest." if repeated(shown) else "",
         ""
         if all(alone(run) for run in shown.values())
-        else " Other jobs ran beside some runs, so times may be too long."
+        else "Other jobs ran beside some runs, so times may be too long.",
     )
-    caption = f"Accuracy on the validation set.{seeds}{beside}"
-    return Illustration((drawing,), caption, legend(shown), shape="first")
+    return Illustration([progress(shown)], caption, legend(shown), layout="first")
 
 
-def drawn_first(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> str | None:
+def drawn_first(metrics: Metrics, arrays: Arrays) -> str | None:
     """The matrix whose map, or else whose surface, is drawn on the first screen."""
     for name, matrix in metrics.matrices.items():
         if kriging_map(name, arrays, Quantity.of(matrix.result)) is not None:
@@ -102,7 +96,13 @@ def has_deviations(metrics: Metrics) -> bool:
     return not metrics.training
 
 
-def _maps(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> list[Illustration]:
+def deviations_shown(drawing: Drawing | None, layout: str = "") -> Illustration:
+    """The map of the standard deviation, with its caption."""
+    caption = "The noise of single observations is not included."
+    return Illustration([drawing], caption, layout=layout, described=True)
+
+
+def _maps(metrics: Metrics, arrays: Arrays) -> list[Illustration]:
     """The map of a prediction, where there is room with that of its standard deviation, or else a wave's surface."""
     name = drawn_first(metrics, arrays)
     if name is None:
@@ -111,10 +111,7 @@ def _maps(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> list[Illustrati
     mean = kriging_map(name, arrays, quantity, prefix="first-map")
     if mean is None:
         surface = surface_field(name, arrays, prefix="first-surface")
-        return [] if surface is None else [Illustration((surface,), surface.description, shape="first")]
-    found = [Illustration((mean,), f"The {quantity.name} that kriging predicts ({name}).", shape="first")]
+        return [Illustration([surface], layout="first", described=True)]
+    found = [Illustration([mean], f"The {quantity.name} that kriging predicts ({name}).", layout="first")]
     deviations = deviation_map(name, arrays, quantity) if has_deviations(metrics) else None
-    if deviations is not None:
-        caption = f"{deviations.description} The noise of single observations is not included."
-        found.append(Illustration((deviations,), caption, shape="first"))
-    return found
+    return [*found, deviations_shown(deviations, "first")]

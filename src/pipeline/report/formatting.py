@@ -5,7 +5,7 @@ Every function takes what JSON may hold and answers a dash for ``None``, NaN and
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Concatenate, ParamSpec, TypeGuard
 
@@ -117,24 +117,19 @@ def setting(value: object) -> str:
     return scientific(value, max(digits, 1))
 
 
-def scaled(value: object, units: Iterable[tuple[float, str]], digits: int = 3) -> str:
+def scaled(value: object, units: Sequence[tuple[float, str]], digits: int = 3) -> str:
     """A number in the largest unit that it reaches; ``units`` are (size, name), largest first."""
     if not is_number(value):
         return DASH
-    units = tuple(units)
-    for size, name in units:
-        # Compare what will be printed, so that 999.96 kB does not print as 1,000 kB.
-        if abs(float(f"{value / size:.{digits - 1}e}")) >= 1:
-            return f"{significant(value / size, digits)}{NO_BREAK_SPACE}{name}"
-    size, name = units[-1]
+    # Compare what will be printed, so that 999.96 kB does not print as 1,000 kB.
+    reached = (unit for unit in units if abs(float(f"{value / unit[0]:.{digits - 1}e}")) >= 1)
+    size, name = next(reached, units[-1])
     return f"{significant(value / size, digits)}{NO_BREAK_SPACE}{name}"
 
 
 @_remembering
 def n_bytes(value: object, digits: int = 3) -> str:
     """A size in decimal units: 6.41 GB."""
-    if value == 0:
-        return f"0{NO_BREAK_SPACE}B"
     return scaled(value, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")), digits)
 
 
@@ -236,3 +231,14 @@ def listing(parts: Iterable[str]) -> str:
     """Words joined as English joins them: a, b and c."""
     parts = list(parts)
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def with_notes(text: str, *notes: str, between: str = ", ") -> str:
+    """A text with notes in parentheses behind it; empty ones are left out."""
+    told = between.join(filter(None, notes))
+    return f"{text} ({told})" if told else text
+
+
+def sentences(*parts: str) -> str:
+    """Sentences behind each other; empty ones are left out."""
+    return " ".join(filter(None, parts))

@@ -14,41 +14,43 @@ from pipeline.report.runs import said_of_timings
 HEADROOM = 1.06
 
 
-def layer_bars(network: Converted) -> Table | None:
+def layer_bars(network: Converted) -> Table:
     """One row per layer: speedup bars by batch size, the error of the same plans beside them, and why."""
     timings: dict[str, list[TimingRow]] = {}
     for row in network.timings:
         timings.setdefault(row.layer, []).append(row)
-    if not timings:
-        return None
-    errors, beside = layer_errors(network), said_of_timings(network)
+    errors = layer_errors(network)
     batches = sorted({row.batch for row in network.timings})
-    top = max((v for rows in timings.values() for row in rows for v in _extremes(row)), default=1.0)
-    top = max(top, 1.0) * HEADROOM
+    top = HEADROOM * max((1.0, *(value for row in network.timings for value in _extremes(row))))
     rows, details = [], []
     for number, (name, of_layer) in enumerate(timings.items(), 1):
         ordered = sorted(of_layer, key=lambda row: row.batch)
-        bars = tuple(_speed_bar(row, top, batches) for row in ordered)
         found = [errors.get((str(row.batch), name)) for row in ordered]
-        columns = (
-            tuple(f.relative(error.added_error if error else None) for error in found),
-            tuple(f.relative(error.relative_error if error else None) for error in found),
-            tuple(f.decimal(error.sqnr_db if error else None, 1) for error in found),
-        )  # fmt: skip
-        rows.append((f"{number}  {name}", bars, *columns))
+        rows.append(
+            (
+                f"{number}  {name}",
+                tuple(_speed_bar(row, top, batches) for row in ordered),
+                tuple(f.relative(error and error.added_error) for error in found),
+                tuple(f.relative(error and error.relative_error) for error in found),
+                tuple(f.decimal(error and error.sqnr_db, 1) for error in found),
+            )
+        )
         details.append(_reasons(ordered))
-    return Table.of(
-        "Speed and error of every layer, and why it is that fast",
-        ("Layer", Column("FP32 time / FP16 time"), "Adds error", "Output error", "Output SQNR (dB)"),
-        tuple(rows),
-        note="There is a line for each batch size, with the plan that was chosen for it by measurement. Bar: the "
+    note = (
+        "There is a line for each batch size, with the plan that was chosen for it by measurement. Bar: the "
         "speedup measured, with its bootstrap interval as a whisker. Tick: the speedup predicted, from the roofs "
         "and from what such routines attain on reference layers; the sentence below each layer gives the same. "
         "Vertical line: no change. Errors are relative, in the Euclidean norm, against float64 with the weights as "
         "they were trained. Adds error: the layer's own error, from exact inputs. Output error: with the errors of "
-        f"the layers before it. SQNR: the output error in decibels.{f' {beside}' if beside else ''}",
-        details=tuple(details),
-    )  # fmt: skip
+        "the layers before it. SQNR: the output error in decibels."
+    )
+    return Table(
+        "Speed and error of every layer, and why it is that fast",
+        ("Layer", Column("FP32 time / FP16 time"), "Adds error", "Output error", "Output SQNR (dB)"),
+        rows,
+        f.sentences(note, said_of_timings(network)),
+        details=details,
+    )
 
 
 def layer_errors(network: Converted) -> dict[tuple[str, str], LayerErrorRow]:
@@ -88,163 +90,135 @@ def _sentence(reason: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def rounding(network: Converted) -> Table | None:
+def rounding(network: Converted) -> Table:
     """Effect of one rounding to FP16 on every layer."""
-    if not network.layers:
-        return None
-    columns = (
-        "Layer", Column("Kind"), "Parameters", "Work", "Weights' error", "SQNR (dB)", "Overflow", "Subnormal",
-        "To zero",
-    )  # fmt: skip
-    rows = tuple(
-        (
-            layer.name, layer.kind, f.count(layer.n_parameters), f.flops(layer.flops),
-            f.relative(layer.relative_error), f.decimal(layer.sqnr_db, 1), f.count(layer.n_overflow),
-            f.count(layer.n_subnormal), f.count(layer.n_flushed),
-        )
-        for layer in network.layers
-    )  # fmt: skip
-    return Table.of(
+    return Table(
         "Conversion to FP16, layer by layer",
-        columns,
-        rows,
-        note="Work: operations for one sample by the layer's definition; with padding or by Winograd's algorithm a "
+        (
+            "Layer", Column("Kind"), "Parameters", "Work", "Weights' error", "SQNR (dB)", "Overflow", "Subnormal",
+            "To zero",
+        ),
+        [
+            (
+                layer.name, layer.kind, f.count(layer.n_parameters), f.flops(layer.flops),
+                f.relative(layer.relative_error), f.decimal(layer.sqnr_db, 1), f.count(layer.n_overflow),
+                f.count(layer.n_subnormal), f.count(layer.n_flushed),
+            )
+            for layer in network.layers
+        ],
+        "Work: operations for one sample by the layer's definition; with padding or by Winograd's algorithm a "
         "routine executes another number of them, which the table of work and traffic gives. Weights' error: the "
         "relative change of the weights by rounding, in the Euclidean norm. SQNR: the same in decibels. Overflow, "
         "subnormal, to zero: how many weights were too large, were stored with fewer digits, and were stored as zero.",
-    )
+    )  # fmt: skip
 
 
-def error_growth(network: Converted) -> Table | None:
+def error_growth(network: Converted) -> Table:
     """How errors grow from layer to layer, and what became of the activations."""
-    columns = (
-        "Layer", "Batch", "Adds", "Error behind it", "Growth", "Largest", "Saturated", "Subnormal", "To zero",
-        "Results",
-    )  # fmt: skip
-    rows = tuple(
-        (
-            name, batch, f.relative(found.added_error), f.relative(found.relative_error), f.times(found.growth),
-            f.significant(found.largest), f.count(found.n_saturated), f.count(found.n_subnormal),
-            f.count(found.n_flushed), f.count(found.n_results),
-        )
-        for (batch, name), found in layer_errors(network).items()
-    )  # fmt: skip
-    if not rows:
-        return None
-    return Table.of(
+    return Table(
         "How the error grows through the network",
-        columns,
-        rows,
-        note="The plans are those that were timed. Adds: the relative error of a layer whose inputs are exact, against "
+        (
+            "Layer", "Batch", "Adds", "Error behind it", "Growth", "Largest", "Saturated", "Subnormal", "To zero",
+            "Results",
+        ),
+        [
+            (
+                name, batch, f.relative(found.added_error), f.relative(found.relative_error), f.times(found.growth),
+                f.significant(found.largest), f.count(found.n_saturated), f.count(found.n_subnormal),
+                f.count(found.n_flushed), f.count(found.n_results),
+            )
+            for (batch, name), found in layer_errors(network).items()
+        ],
+        "The plans are those that were timed. Adds: the relative error of a layer whose inputs are exact, against "
         "float64. Growth: the error after the layer, divided by the error before it. Largest: the largest magnitude "
         "of a result. Saturated: results too large for FP16, stored as 65,504. Subnormal: results stored with fewer "
         "digits. To zero: results that are not zero but are stored as zero. Results: how many the layer has.",
-    )
-
-
-def candidates(network: Converted) -> Table | None:
-    """The routines that each layer was chosen from."""
-    rows = tuple(
-        (
-            row.layer, f.count(row.batch), row.routine, f.seconds(row.seconds), f.relative(row.error),
-            "chosen" if row.chosen else "",
-        )
-        for row in network.candidates
-        if " " in row.routine
     )  # fmt: skip
-    if not rows:
-        return None
-    columns = ("Layer", "Batch", Column("Routine"), "Time", "Adds error", Column("Choice"))
-    return Table.of(
+
+
+def candidates(network: Converted) -> Table:
+    """The routines that each layer was chosen from."""
+    return Table(
         "What the routines were chosen from",
-        columns,
-        rows,
-        note="Measured inside the network. The second word is how weights lie in memory; all add up in FP32, and all "
+        ("Layer", "Batch", Column("Routine"), "Time", "Adds error", Column("Choice")),
+        [
+            (
+                row.layer, f.count(row.batch), row.routine, f.seconds(row.seconds), f.relative(row.error),
+                "chosen" if row.chosen else "",
+            )
+            for row in network.candidates
+            if " " in row.routine
+        ],
+        "Measured inside the network. The second word is how weights lie in memory; all add up in FP32, and all "
         "have the weights as stored. Adds error: from exact inputs, by rounded weights, products and results. Moves "
         "away from FP32 are made in the order of squared error added per second saved, as far as the budget allows.",
         fold=True,
-    )
+    )  # fmt: skip
 
 
-def device_times(network: Converted) -> Table | None:
+def device_times(network: Converted) -> Table:
     """A table of the same layers on a GPU, by torch's own routines."""
-    timings = network.device_timings
-    if not timings:
-        return None
-    columns = (
-        "Layer", "Batch", Column("Precision"), Column("Format"), "Time", "Speedup", "Error", Column("Tensor cores"),
-        Column("Kernel"),
-    )  # fmt: skip
     cores: dict[bool | None, str] = {True: "yes", False: "no"}
-    rows = tuple(
+    return Table(
+        f"The same layers on {next((row.device for row in network.device_timings), '')}",
         (
-            row.layer, f.count(row.batch), row.precision, row.memory_format, f.seconds(row.seconds),
-            f.times(row.speedup), f.relative(row.relative_error), cores.get(row.tensor_cores, f.DASH),
-            f.shorten((row.kernels or [f.DASH])[0], 60),
-        )
-        for row in timings
-    )  # fmt: skip
-    return Table.of(
-        f"The same layers on {timings[0].device}",
-        columns,
-        rows,
-        note="Torch's own routines, by CUDA events. Speedup: over FP32 in the faster format. Tensor cores: by the "
+            "Layer", "Batch", Column("Precision"), Column("Format"), "Time", "Speedup", "Error",
+            Column("Tensor cores"), Column("Kernel"),
+        ),
+        [
+            (
+                row.layer, f.count(row.batch), row.precision, row.memory_format, f.seconds(row.seconds),
+                f.times(row.speedup), f.relative(row.relative_error), cores.get(row.tensor_cores, f.DASH),
+                f.shorten((row.kernels or [f.DASH])[0], 60),
+            )
+            for row in network.device_timings
+        ],
+        "Torch's own routines, by CUDA events. Speedup: over FP32 in the faster format. Tensor cores: by the "
         "names of the kernels that ran.",
-    )
+    )  # fmt: skip
 
 
-def layer_work(network: Converted) -> Table | None:
+def layer_work(network: Converted) -> Table:
     """Operations and bytes of every layer, and the memory levels that the bytes come from."""
-    timings = network.timings
-    if not timings:
-        return None
-    columns = (
-        "Layer", "Batch", "Work", "Executed", "FLOP/byte", "Bytes FP32", "Bytes FP16", Column("By level, FP16"),
-    )  # fmt: skip
-    rows = tuple(
-        (
-            row.layer, f.count(row.batch), f.flops(row.flops), f.flops(row.executed_flops),
-            f.significant(row.intensity), f.n_bytes(row.bytes_fp32), f.n_bytes(row.bytes_fp16), _traffic(row),
-        )
-        for row in timings
-    )  # fmt: skip
-    return Table.of(
+    return Table(
         "Work and traffic",
-        columns,
-        rows,
-        note="Work: by the layer's definition. Executed: what a routine does for it, less by Winograd's "
+        ("Layer", "Batch", "Work", "Executed", "FLOP/byte", "Bytes FP32", "Bytes FP16", Column("By level, FP16")),
+        [
+            (
+                row.layer, f.count(row.batch), f.flops(row.flops), f.flops(row.executed_flops),
+                f.significant(row.intensity), f.n_bytes(row.bytes_fp32), f.n_bytes(row.bytes_fp16), _traffic(row),
+            )
+            for row in network.timings
+        ],
+        "Work: by the layer's definition. Executed: what a routine does for it, less by Winograd's "
         "algorithm, more where it pads channels or splits numbers. Bytes: weights as "
         "packed, inputs and outputs, each once; by level: where they come from, intermediate results included.",
         fold=True,
-    )
+    )  # fmt: skip
 
 
-def layer_times(network: Converted) -> Table | None:
+def layer_times(network: Converted) -> Table:
     """Times and attained rates behind the bars, and those of the other modes."""
     timings = [*network.timings, *network.other_timings]
-    if not timings:
-        return None
-    columns = (
-        "Layer", "Batch", Column("Mode"), "FP32", "FP16", "Predicted", "Speedup", "Predicted", "GFLOP/s", "GB/s",
-        Column("Bound by"), Column("Routine"),
-    )  # fmt: skip
-    rows = tuple(
-        (
-            row.layer, f.count(row.batch), row.mode, f.seconds(row.seconds_fp32), f.seconds(row.seconds_fp16),
-            f.seconds(row.predicted_seconds_fp16), f.times(row.speedup), f.times(row.predicted_speedup),
-            f.significant(row.gflops, 3), f.significant(row.gbytes, 3), _bound(row), _routines(row),
-        )
-        for row in timings
-    )  # fmt: skip
-    return Table.of(
+    return Table(
         "Times behind the bars",
-        columns,
-        rows,
-        note="Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
+        (
+            "Layer", "Batch", Column("Mode"), "FP32", "FP16", "Predicted", "Speedup", "Predicted", "GFLOP/s", "GB/s",
+            Column("Bound by"), Column("Routine"),
+        ),
+        [
+            (
+                row.layer, f.count(row.batch), row.mode, f.seconds(row.seconds_fp32), f.seconds(row.seconds_fp16),
+                f.seconds(row.predicted_seconds_fp16), f.times(row.speedup), f.times(row.predicted_speedup),
+                f.significant(row.gflops, 3), f.significant(row.gbytes, 3), _bound(row), _routines(row),
+            )
+            for row in timings
+        ],
+        "Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
         "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
         f"FP16. Routine: of both precisions, or FP32 → FP16.{_exceeded(timings)}{_disturbed(timings)}",
         fold=True,
-    )
+    )  # fmt: skip
 
 
 def beats_bound(row: TimingRow) -> bool:

@@ -21,7 +21,7 @@ from pipeline.artifacts.results.half_network import (
     TimingRow,
     Verified,
 )
-from pipeline.artifacts.results.network import EpochRow, FactorFigures, Flatness, Messages, Score
+from pipeline.artifacts.results.network import EpochRow, FactorFigures, Flatness, Score
 from pipeline.artifacts.results.operator import Compression, FittedCovariance
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
 from pipeline.artifacts.results.solution import Result, SolveCost
@@ -63,18 +63,10 @@ class StudyMetrics(MetricsPart):
     dataset: Dataset | None = None
     model: ModelMetrics | None = None
 
-
-class Preconditioner(MetricsPart):
-    """What K-FAC had to do during a run, and its factors at the end by layer."""
-
-    n_retries: int = 0
-    n_stale: int = 0
-    n_skipped: int = 0
-    step_size: Number = None
-    damping: Number = None
-    factor_age: Number = None
-    inverse_age: Number = None
-    layers: dict[str, FactorFigures] = {}
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes of the study's data; none where there are no images."""
+        return self.dataset.classes if self.dataset is not None else []
 
 
 class SeedResult(MetricsPart):
@@ -82,8 +74,7 @@ class SeedResult(MetricsPart):
 
     Attributes:
         test: Missing while hyper-parameters are still being chosen.
-        phases: Seconds by part of a run.
-        messages: What process 0 sent, by collective operation.
+        layers: What K-FAC knew of the layers at the end.
         alone: Whether no other job of the study ran on its machine meanwhile; none where that is not known.
         diverged: How training diverged; empty where it did not. All else is empty where it did.
     """
@@ -95,9 +86,7 @@ class SeedResult(MetricsPart):
     sharpness: Flatness | None = None
     seconds: Number = None
     steps: int | None = None
-    kfac: Preconditioner | None = None
-    phases: dict[str, Number] = {}
-    messages: dict[str, Messages] = {}
+    layers: dict[str, FactorFigures] = {}
     alone: bool | None = None
     diverged: str = ""
 
@@ -201,6 +190,18 @@ class MatrixMetrics(MetricsPart):
     distribution: dict[str, Distribution] = {}
     alone: bool | None = None
     on_globe: bool = False
+
+    @property
+    def compression(self) -> float:
+        """Dense over compressed bytes."""
+        return self.compress.dense_bytes / max(self.compress.n_bytes, 1)
+
+    @property
+    def nothing_approximated(self) -> bool:
+        """Whether all blocks are dense, so that the matrix is small for other reasons than its ranks."""
+        if self.structure is not None and self.structure.blocks:
+            return all(rank < 0 for *_, rank in self.structure.blocks)
+        return self.compress.max_rank == 0
 
 
 class ScalingMetrics(ScalingFacts):

@@ -12,7 +12,7 @@ from pipeline.report.runs import OPTIMIZERS, Runs, label_of
 ELSEWHERE = ("optimizer", "smoothing", "augmentation", "batch_size", "train_samples")
 
 
-def options(training: Runs) -> Table | None:
+def options(training: Runs) -> Table:
     """One row per run, folded: the options that its networks were trained with, those that trials chose included."""
     rows = tuple(
         (
@@ -28,7 +28,7 @@ def options(training: Runs) -> Table | None:
         if run.options
     )
     titles = ("Run", Column("Optimizer"), Column("Smoothing and augmentation"), Column("Passes"))
-    return Table.of("Options of every run", titles, rows, fold=True) if rows else None
+    return Table("Options of every run", titles, rows, fold=True)
 
 
 def _list(value: JsonValue) -> list[JsonValue]:

@@ -1,14 +1,13 @@
 """Put the report together: sections in order, then one template."""
 
 import re
-from collections.abc import Mapping
 from functools import cache
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape  # what jinja2 escapes with, and brings along
 
 from pipeline.report.answers import answers
+from pipeline.report.drawing import Arrays
 from pipeline.report.first_screen import change, pictures
 from pipeline.report.formatting import count, instant, plural
 from pipeline.report.metrics import Dataset, Metrics
@@ -20,7 +19,7 @@ OWN = ("folder", "arrays", "idx")
 MOST_NAMED = 12
 
 
-def render(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> str:
+def render(metrics: Metrics, arrays: Arrays) -> str:
     """Write a study's report as one HTML page that needs nothing else.
 
     Args:

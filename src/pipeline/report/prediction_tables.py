@@ -8,57 +8,42 @@ from pipeline.report.content import Column, Table
 from pipeline.report.metrics import Converted
 from pipeline.report.runs import said_of_timings
 
-_VARYING = (
-    " Of what varies: the same error relative to the outputs' deviations from their mean over the samples, so that a "
-    "large bias hides nothing."
-)
 
-
-def plans(network: Converted, speedups: Mapping[int, float]) -> Table | None:
+def plans(network: Converted, speedups: Mapping[int, float]) -> Table:
     """One row per plan that was timed: its speed, and what it does to the answers."""
-    if not network.plans:
-        return None
     judged = any(plan.accuracy for plan in network.plans.values())
     accuracies = ("Accuracy FP32", "Accuracy FP16", "Points gained", "Answers changed") if judged else ()
     known = any(plan.verification and plan.verification.varying_error for plan in network.plans.values())
     varying = ("Of what varies",) if known else ()
-    columns = ("Plan for batch", "Speedup", *accuracies, "Output error", *varying, "Too large for FP16")
-    beside = said_of_timings(network)
-    rows = tuple(
+    rows = [
         (
             batch,
             f.times(speedups.get(int(batch)) if batch.isdigit() else None),
             *(_accuracies(plan.accuracy) if judged else ()),
-            f.relative(plan.verification.output_error if plan.verification else None),
-            *([f.relative(plan.verification.varying_error if plan.verification else None)] if known else []),
+            f.relative(plan.verification and plan.verification.output_error),
+            *([f.relative(plan.verification and plan.verification.varying_error)] if known else []),
             f.count(plan.n_saturated),
         )
         for batch, plan in network.plans.items()
-    )
-    return Table.of(
-        "The plans that were timed",
-        columns,
-        rows,
-        note=f"Speedup: FP32 time over FP16 time, all layers together. {_samples_told(network, judged)}"
-        f"{_VARYING if known else ''}{_noise_told(network)} Too large for FP16: activations that were stored as "
-        f"±65,504.{f' {beside}' if beside else ''}",
-    )
-
-
-def _samples_told(network: Converted, judged: bool) -> str:
-    """On which samples accuracy and error were taken."""
-    if not judged:
-        return "Output error: the relative one, on the inputs of the study; there were no labels to judge answers by."
-    return (
+    ]
+    note = f.sentences(
+        "Speedup: FP32 time over FP16 time, all layers together.",
         "Accuracy: on test samples, with 95 % intervals in parentheses. Output error: the relative one, on validation "
         f"samples. The plans were chosen so that these lose at most {network.budget_points:g} points."
+        if judged
+        else "Output error: the relative one, on the inputs of the study; there were no labels to judge answers by.",
+        "Of what varies: the same error relative to the outputs' deviations from their mean over the samples, so that "
+        "a large bias hides nothing."
+        if known
+        else "",
+        "The inputs are noise that was generated with the study, so errors of real samples may be others."
+        if network.generated_inputs
+        else "",
+        "Too large for FP16: activations that were stored as ±65,504.",
+        said_of_timings(network),
     )
-
-
-def _noise_told(network: Converted) -> str:
-    if not network.generated_inputs:
-        return ""
-    return " The inputs are noise that was generated with the study, so errors of real samples may be others."
+    titles = ("Plan for batch", "Speedup", *accuracies, "Output error", *varying, "Too large for FP16")
+    return Table("The plans that were timed", titles, rows, note)
 
 
 def _accuracies(accuracy: Accuracy | None) -> tuple[str, str, str, str]:
@@ -96,31 +81,28 @@ def _signed(value: float) -> str:
     return f"{'+' if value > 0 else ''}{f.decimal(value, f.first_digit(value, 3))}"
 
 
-def changed_predictions(network: Converted, classes: Sequence[str]) -> Table | None:
+def changed_predictions(network: Converted, classes: Sequence[str]) -> Table:
     """Examples of test samples that FP16 classifies otherwise, the most surprising first."""
 
     def name(number: int) -> str:
         return classes[number] if number < len(classes) else str(number)
 
-    rows = tuple(
-        (
-            batch, f.count(entry.sample), name(entry.label), name(entry.before), name(entry.after),
-            f.significant(entry.margin),
-        )
-        for batch, found in _predictions(network).items()
-        for entry in found.changed
-    )  # fmt: skip
-    if not rows:
-        return None
-    columns = (
-        "Plan for batch", Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"), "Margin at FP32",
-    )  # fmt: skip
-    return Table.of(
+    return Table(
         "Answers that changed",
-        columns,
-        rows,
-        note="Margin: between the two classes, relative to the largest logit; small where FP32 was undecided itself.",
-    )
+        (
+            "Plan for batch", Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"),
+            "Margin at FP32",
+        ),
+        [
+            (
+                batch, f.count(entry.sample), name(entry.label), name(entry.before), name(entry.after),
+                f.significant(entry.margin),
+            )
+            for batch, found in _predictions(network).items()
+            for entry in found.changed
+        ],
+        "Margin: between the two classes, relative to the largest logit; small where FP32 was undecided itself.",
+    )  # fmt: skip
 
 
 def confusions(network: Converted, classes: Sequence[str]) -> list[Table]:
@@ -130,14 +112,12 @@ def confusions(network: Converted, classes: Sequence[str]) -> list[Table]:
     for batch, found in predictions.items():
         counts = (str(found.confusion_before), str(found.confusion_after))
         alike.setdefault(counts, []).append(batch)
-    tables = [_confusion(predictions[batches[0]], batches, classes) for batches in alike.values()]
-    return [table for table in tables if table is not None]
+    tables = (_confusion(predictions[batches[0]], batches, classes) for batches in alike.values())
+    return [table for table in tables if table]
 
 
-def _confusion(found: Answers, batches: Sequence[str], classes: Sequence[str]) -> Table | None:
+def _confusion(found: Answers, batches: Sequence[str], classes: Sequence[str]) -> Table:
     before, after = found.confusion_before, found.confusion_after
-    if not before or len(before) != len(after):
-        return None
     names = list(classes) if len(classes) == len(before) else list(map(str, range(len(before))))
     cells = [
         (true, taken, n, m)
@@ -145,17 +125,14 @@ def _confusion(found: Answers, batches: Sequence[str], classes: Sequence[str]) -
         for taken, n, m in zip(names, one, two, strict=True)
         if n != m
     ]
-    if not cells:
-        return None
-    rows = tuple(
-        (true, taken, f.count(n), f.count(m), f.NumberText(f"{m - n:+d}".replace("-", "−"), m - n))
-        for true, taken, n, m in sorted(cells, key=lambda cell: -abs(cell[3] - cell[2]))
-    )
-    return Table.of(
+    return Table(
         f"Cells of the confusion matrix that FP16 changes, plan for batch {f.listing(batches)}",
         ("Is", Column("Taken for"), "FP32", "FP16", "Change"),
-        rows,
-        note="Counts of test samples.",
+        [
+            (true, taken, f.count(n), f.count(m), f.NumberText(f"{m - n:+d}".replace("-", "−"), m - n))
+            for true, taken, n, m in sorted(cells, key=lambda cell: -abs(cell[3] - cell[2]))
+        ],
+        "Counts of test samples.",
         fold=True,
     )
 

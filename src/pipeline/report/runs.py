@@ -1,23 +1,15 @@
 """The quantities of one training run, over its seeds."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.artifacts.results.network import EpochRow, Score
-from pipeline.report.formatting import (
-    DASH,
-    NO_BREAK_SPACE,
-    NumberText,
-    decimal,
-    decimals_for,
-    first_digit,
-    is_number,
-    listing,
-    significant,
-)
-from pipeline.report.metrics import Converted, Metrics, RoleMetrics, RunMetrics, SeedResult
+from pipeline.report import formatting as f
+from pipeline.report.metrics import Converted, RoleMetrics, RunMetrics, SeedResult
 from pipeline.report.spread import Spread
 
 Runs = Mapping[str, RunMetrics]
+#: A quantity of a run, over its seeds.
+OverSeeds = Callable[[RunMetrics], Spread]
 
 #: Optimizers as papers write them; one that a user adds is written as in the study.
 OPTIMIZERS = {
@@ -31,33 +23,17 @@ OPTIMIZERS = {
     "kfac": "K-FAC",
     "fop": "FOP",
 }
-
-
-def classes_of(metrics: Metrics) -> list[str]:
-    """Names of the classes of the study's data; none where there are no images."""
-    dataset = metrics.study.dataset
-    return dataset.classes if dataset is not None else []
-
-
-def n_classes_of(metrics: Metrics) -> int:
-    """Number of classes of the study's data; 0 where there are no images."""
-    return len(classes_of(metrics))
+SECOND_ORDER = ("kfac", "fop")
 
 
 def runs_of(training: Runs, roles: RoleMetrics | None) -> dict[str, RunMetrics]:
     """The runs that the study's claims compare, by role."""
-    pairs = roles or ()
-    return {role: training[name] for role, name in pairs if name in training}
-
-
-def seeds_of(run: RunMetrics) -> Iterable[SeedResult]:
-    """The results of a run, one per seed."""
-    return run.seeds.values()
+    return {role: training[name] for role, name in roles or () if name in training}
 
 
 def histories_of(run: RunMetrics) -> list[list[EpochRow]]:
     """The non-empty histories of a run, one per seed."""
-    return [seed.history for seed in seeds_of(run) if seed.history]
+    return [seed.history for seed in run.seeds.values() if seed.history]
 
 
 def repeated(training: Runs) -> bool:
@@ -70,54 +46,38 @@ def _over_seeds(run: RunMetrics, of: Callable[[SeedResult], object]) -> Spread:
     return Spread.of({name: of(seed) for name, seed in run.seeds.items()})
 
 
+def _quantity(of: Callable[[SeedResult], object]) -> OverSeeds:
+    return lambda run: _over_seeds(run, of)
+
+
 def _percent(score: Score | None) -> float | None:
-    return 100.0 * score.accuracy if score and is_number(score.accuracy) else None
+    return 100.0 * score.accuracy if score and f.is_number(score.accuracy) else None
 
 
-def accuracy_on_test(run: RunMetrics) -> Spread:
-    """Accuracy on the test samples, in percent."""
-    return _over_seeds(run, lambda seed: _percent(seed.test))
+def _gap(seed: SeedResult) -> float | None:
+    test, train = (score and score.loss for score in (seed.test, seed.train))
+    return test - train if f.is_number(test) and f.is_number(train) else None
 
 
-def accuracy_on_validation(run: RunMetrics) -> Spread:
-    """Accuracy on the validation samples after training, in percent."""
-    return _over_seeds(run, lambda seed: _percent(seed.validation))
+def _share(seed: SeedResult) -> float | None:
+    part, whole = seed.history[-1].preconditioner_seconds if seed.history else None, seed.seconds
+    return part / whole if f.is_number(part) and f.is_number(whole) and whole else None
 
 
-def accuracy_on_train(run: RunMetrics) -> Spread:
-    """Accuracy on the training samples after training, in percent."""
-    return _over_seeds(run, lambda seed: _percent(seed.train))
-
-
-def loss_on_test(run: RunMetrics) -> Spread:
-    """Cross entropy on the test samples."""
-    return _over_seeds(run, lambda seed: seed.test and seed.test.loss)
-
-
-def loss_gap(run: RunMetrics) -> Spread:
-    """Test loss minus training loss, seed by seed: the generalization gap."""
-
-    def gap(seed: SeedResult) -> float | None:
-        test, train = (score and score.loss for score in (seed.test, seed.train))
-        return test - train if is_number(test) and is_number(train) else None
-
-    return _over_seeds(run, gap)
-
-
-def curvature(run: RunMetrics) -> Spread:
-    """Largest eigenvalue of the Hessian of the training loss at the end."""
-    return _over_seeds(run, lambda seed: seed.sharpness and seed.sharpness.largest_eigenvalue)
-
-
-def noise_rise(run: RunMetrics) -> Spread:
-    """Rise of the training loss under relative weight noise at the end."""
-    return _over_seeds(run, lambda seed: seed.sharpness and seed.sharpness.perturbation)
-
-
-def preconditioner_share(run: RunMetrics) -> Spread:
-    """The part of a run's seconds that its preconditioner took."""
-    pairs = ((seed.phases.get("preconditioner"), seed.seconds) for seed in seeds_of(run))
-    return Spread.of(part / whole for part, whole in pairs if is_number(part) and is_number(whole) and whole)
+# Accuracies at the end, in percent.
+accuracy_on_test = _quantity(lambda seed: _percent(seed.test))
+accuracy_on_validation = _quantity(lambda seed: _percent(seed.validation))
+accuracy_on_train = _quantity(lambda seed: _percent(seed.train))
+# Cross entropy on the test samples, and the generalization gap: test loss minus training loss.
+loss_on_test = _quantity(lambda seed: seed.test and seed.test.loss)
+loss_gap = _quantity(_gap)
+# Largest eigenvalue of the Hessian of the training loss, and the rise of that loss under relative weight noise.
+curvature = _quantity(lambda seed: seed.sharpness and seed.sharpness.largest_eigenvalue)
+noise_rise = _quantity(lambda seed: seed.sharpness and seed.sharpness.perturbation)
+# Optimizer steps, seconds of training, and the part of these that the preconditioner took.
+n_steps = _quantity(lambda seed: seed.steps)
+wall_seconds = _quantity(lambda seed: seed.seconds)
+preconditioner_share = _quantity(_share)
 
 
 def target_loss(run: RunMetrics) -> float | None:
@@ -127,7 +87,9 @@ def target_loss(run: RunMetrics) -> float | None:
 
 def reached(seed: SeedResult, target: float) -> EpochRow | None:
     """The first epoch that ends with a training loss at or below a target."""
-    return next((row for row in seed.history if is_number(row.train_loss) and row.train_loss <= target), None)
+    return next(
+        (row for row in seed.history if f.is_number(row.train_loss) and row.train_loss <= target), None
+    )
 
 
 def time_until(run: RunMetrics, target: float) -> Spread:
@@ -142,7 +104,7 @@ def steps_until(run: RunMetrics, target: float) -> Spread:
 
 def alone(run: RunMetrics) -> bool:
     """Return whether no seed of a run is known to have shared its machine with another job of the study."""
-    return all(seed.alone is not False for seed in seeds_of(run))
+    return all(seed.alone is not False for seed in run.seeds.values())
 
 
 def said_beside(alone: bool | None) -> str:
@@ -176,19 +138,9 @@ def comparable(training: Runs) -> dict[str, RunMetrics]:
     return {name: run for name, run in training.items() if run.train_samples == common}
 
 
-def n_steps(run: RunMetrics) -> Spread:
-    """Optimizer steps."""
-    return Spread.of(seed.steps for seed in seeds_of(run))
-
-
-def wall_seconds(run: RunMetrics) -> Spread:
-    """Seconds of training."""
-    return Spread.of(seed.seconds for seed in seeds_of(run))
-
-
 def at_chance(accuracy: object, n_classes: int) -> bool:
     """Whether an accuracy (a fraction) is hardly above that of guessing: below 1.5 / ``n_classes``."""
-    return n_classes > 1 and is_number(accuracy) and accuracy < 1.5 / n_classes
+    return n_classes > 1 and f.is_number(accuracy) and accuracy < 1.5 / n_classes
 
 
 def run_at_chance(run: RunMetrics, n_classes: int) -> bool:
@@ -207,14 +159,13 @@ def diverged_text(run: RunMetrics) -> str:
     names, n_seeds = seeds_that_diverged(run), len(run.seeds)
     if not names:
         return ""
-    named = f", {'seed' if len(names) == 1 else 'seeds'} {listing(names)}," if len(names) < n_seeds else ""
+    named = f", {'seed' if len(names) == 1 else 'seeds'} {f.listing(names)}," if len(names) < n_seeds else ""
     return f"{len(names)} of {n_seeds} {'seed' if n_seeds == 1 else 'seeds'}{named} diverged"
 
 
 def label_with_divergence(name: str, run: RunMetrics) -> str:
     """What the page calls a run whose means are compared, and which seeds they leave out."""
-    label, diverged = label_of(name, run), diverged_text(run)
-    return f"{label} ({diverged})" if diverged else label
+    return f.with_notes(label_of(name, run), diverged_text(run))
 
 
 def label_of(name: str, run: RunMetrics | None) -> str:
@@ -226,34 +177,33 @@ def method_of(run: RunMetrics) -> str:
     """Optimizer and smoothings in words: K-FAC with mixup and weight noise."""
     optimizer = OPTIMIZERS.get(run.optimizer, run.optimizer.replace("_", " "))
     names = (name.split(" (")[0].replace("_", " ") for name in run.smoothing)
-    smoothing = listing("SAM" if name == "sam" else name for name in names)
+    smoothing = f.listing("SAM" if name == "sam" else name for name in names)
     return f"{optimizer} with {smoothing}" if smoothing else optimizer
 
 
-def spread_text(spread: Spread, decimals: int) -> NumberText:
+def spread_text(spread: Spread, decimals: int) -> f.NumberText:
     """Mean ± standard deviation; only the mean for one seed.
 
     A deviation that would print as zero gets as many decimals as its first digit needs, and is 0 where it is none.
     """
     if spread.sd is None:
-        lost = is_number(spread.mean) and 0 < abs(spread.mean) < 0.5 * 10**-decimals
-        return significant(spread.mean) if lost else decimal(spread.mean, decimals)
-    decimals = first_digit(spread.sd, decimals)
-    deviation = decimal(spread.sd, decimals) if spread.sd > 0 else "0"
-    text = f"{decimal(spread.mean, decimals)}{NO_BREAK_SPACE}±{NO_BREAK_SPACE}{deviation}"
-    return NumberText(text, spread.mean)
+        lost = f.is_number(spread.mean) and 0 < abs(spread.mean) < 0.5 * 10**-decimals
+        return f.significant(spread.mean) if lost else f.decimal(spread.mean, decimals)
+    decimals = f.first_digit(spread.sd, decimals)
+    deviation = f.decimal(spread.sd, decimals) if spread.sd > 0 else "0"
+    text = f"{f.decimal(spread.mean, decimals)}{f.NO_BREAK_SPACE}±{f.NO_BREAK_SPACE}{deviation}"
+    return f.NumberText(text, spread.mean)
 
 
 def accuracy_text(run: RunMetrics, places: int | None = None, spread: Spread | None = None) -> str:
     """A run's test accuracy, or that of some seeds, and which seeds diverged: 86.44 ± 0.37 %."""
     spread = accuracy_on_test(run) if spread is None else spread
     places = common_decimals([spread], 2) if places is None else places
-    diverged = diverged_text(run)
-    text = f"{spread_text(spread, places)}{NO_BREAK_SPACE}%" if spread.n else DASH
-    return f"{text} ({diverged})" if diverged else text
+    text = f"{spread_text(spread, places)}{f.NO_BREAK_SPACE}%" if spread.n else f.DASH
+    return f.with_notes(text, diverged_text(run))
 
 
 def common_decimals(spreads: Sequence[Spread], usual: int) -> int:
     """Decimals for values to be compared, from their middle uncertainty; ``usual`` where there is none."""
     known = sorted(spread.sd for spread in spreads if spread.sd)
-    return max(1, min(4, decimals_for(known[len(known) // 2], usual))) if known else usual
+    return max(1, min(4, f.decimals_for(known[len(known) // 2], usual))) if known else usual

@@ -9,6 +9,7 @@ from pipeline.report.content import Column, Table
 from pipeline.report.formatting import count, decimal
 from pipeline.report.metrics import RoleMetrics, RunMetrics
 from pipeline.report.runs import (
+    SECOND_ORDER,
     Runs,
     accuracy_on_test,
     accuracy_on_validation,
@@ -17,8 +18,6 @@ from pipeline.report.runs import (
     seeds_that_diverged,
 )
 from pipeline.report.spread import Difference, difference
-
-SECOND_ORDER = ("kfac", "fop")
 
 
 def best_baseline(training: Runs, reference: str) -> str:
@@ -36,45 +35,32 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
     if roles is None or roles.reference is None or roles.reference not in training:
         return None
     reference, baseline = roles.reference, best_baseline(training, roles.reference)
-    large = {
-        name: run
-        for name, run in comparable(training).items()
-        if run.batch_size > training[reference].batch_size
-    }
-    names = list(dict.fromkeys((reference, baseline)))
-    peers = [training[name] for name in names]
-    rows = tuple(
+    peers = {name: training[name] for name in (reference, baseline)}
+    rows = [
         (
             label_with_divergence(name, run),
             count(run.batch_size),
-            *(cell for peer in peers for cell in beside(run, peer)),
+            *(cell for peer in peers.values() for cell in beside(run, peer)),
         )
-        for name, run in large.items()
-    )
+        for name, run in comparable(training).items()
+        if run.batch_size > training[reference].batch_size
+    ]
     if not any(row[2] for row in rows):
         return None
-    labels = [label_with_divergence(name, training[name]) for name in names]
+    labels = [label_with_divergence(name, peer) for name, peer in peers.items()]
     said = (
-        f"The reference of the claims, {labels[0]}, is also the best baseline: of the first-order runs with small "
-        "batches, it has the highest accuracy on validation images."
-        if len(names) == 1
-        else f"The reference of the claims is {labels[0]}. The best baseline is {labels[1]}: of the first-order runs "
-        "with small batches, it has the highest accuracy on validation images."
+        f"The reference of the claims, {labels[0]}, is also the best baseline"
+        if len(labels) == 1
+        else f"The reference of the claims is {labels[0]}. The best baseline is {labels[1]}"
     )
-    return Table.of(
+    compared = [(f"Points above {label}", Column(f"Verdict against {label}")) for label in labels]
+    return Table(
         "Verdicts on large batches",
-        (
-            "Run",
-            "Batch",
-            *(
-                column
-                for label in labels
-                for column in (f"Points above {label}", Column(f"Verdict against {label}"))
-            ),
-        ),
+        ("Run", "Batch", *(column for pair in compared for column in pair)),
         rows,
-        note=f"Points are differences of test accuracy, with 90 % intervals of the differences seed by seed, as "
-        f"for the claims. {said} At "
+        f"Points are differences of test accuracy, with 90 % intervals of the differences seed by seed, as "
+        f"for the claims. {said}: of the first-order runs with small batches, it has the highest accuracy on "
+        "validation images. At "
         f"its level: the whole interval lies above −{MARGIN:g} points. Below: the whole interval lies below zero, "
         f"and its middle below −{MARGIN:g} points. Without an interval (one seed in common, or equal "
         "differences) and in favor of a run of which a seed diverged, nothing is decided.",
@@ -93,22 +79,18 @@ def preferred(training: Runs) -> dict[int, list[tuple[str, RunMetrics]]]:
     }
 
 
-def best_by_batch(training: Runs) -> Table | None:
+def best_by_batch(training: Runs) -> Table:
     """The run that validation prefers at every batch size, beside the next one."""
-    rows = []
-    for batch, (first, second, *_) in preferred(training).items():
-        points, verdict = beside(first[1], second[1])
-        if points:
-            rows.append(
-                (count(batch), label_with_divergence(*first), label_with_divergence(*second), points, verdict)
-            )
-    if not rows:
-        return None
-    return Table.of(
+    return Table(
         "The best method at each batch",
         ("Batch", Column("Best"), Column("Next"), "Points between them", Column("Verdict")),
-        tuple(rows),
-        note="Best and next are chosen on validation images; the points are of test accuracy, with 90 % intervals.",
+        [
+            (count(batch), label_with_divergence(*first), label_with_divergence(*second), points, verdict)
+            for batch, (first, second, *_) in preferred(training).items()
+            for points, verdict in [beside(first[1], second[1])]
+            if points
+        ],
+        "Best and next are chosen on validation images; the points are of test accuracy, with 90 % intervals.",
     )
 
 

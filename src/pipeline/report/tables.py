@@ -1,39 +1,16 @@
 """Tables of the page but those of network layers, one function each, from results to :class:`Table`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from pipeline.artifacts.results.network import FactorFigures
 from pipeline.artifacts.results.scaling import ScalingRow
 from pipeline.report import formatting as f
+from pipeline.report import runs as of
 from pipeline.report.changes import Change
 from pipeline.report.content import Bar, Column, Table, TableCell
 from pipeline.report.drawing import strokes
+from pipeline.report.figures.growth import SIZES, TIMES
 from pipeline.report.metrics import MatrixMetrics, RuleCost, RunMetrics
-from pipeline.report.runs import (
-    Runs,
-    accuracy_on_test,
-    accuracy_on_train,
-    accuracy_on_validation,
-    alone,
-    common_decimals,
-    comparable,
-    curvature,
-    diverged_text,
-    label_of,
-    loss_gap,
-    loss_on_test,
-    method_of,
-    n_steps,
-    noise_rise,
-    repeated,
-    run_at_chance,
-    said_beside,
-    seeds_of,
-    spread_text,
-    steps_until,
-    time_until,
-    wall_seconds,
-)
+from pipeline.report.runs import Runs, repeated
 from pipeline.report.spread import Power, Spread
 
 #: Marks a time that was not taken alone.
@@ -46,193 +23,174 @@ def final_accuracy(training: Runs, n_classes: int = 0, with_curves: Runs | None 
     Runs are marked by the colors of their curves.
     """
     looks = strokes(training, with_curves or {})
-    columns: tuple[str | Column, ...] = (
+    titles: Sequence[str | Column] = (
         "Run", Column("Method"), "Batch", Column("Steps", True, "ratio"),
         *(Column(title, True, "difference") for title in ("Train acc. (%)", "Test acc. (%)", "Test loss", "Gap")),
         Column("Time", True, "ratio"), "Seeds",
     )  # fmt: skip
-    runs = list(training.items())
-    scores = [
-        [of(run) for _, run in runs] for of in (accuracy_on_train, accuracy_on_test, loss_on_test, loss_gap)
-    ]
-    places = [common_decimals(column, usual) for column, usual in zip(scores, (2, 2, 3, 3), strict=True)]
-    chance = [run_at_chance(run, n_classes) for _, run in runs]
-    rows = tuple(
+    scores = {of.accuracy_on_train: 2, of.accuracy_on_test: 2, of.loss_on_test: 3, of.loss_gap: 3}
+    places = {
+        score: of.common_decimals([score(run) for run in training.values()], usual)
+        for score, usual in scores.items()
+    }
+    chance = {name for name, run in training.items() if of.run_at_chance(run, n_classes)}
+    rows = [
         (
-            _with_warnings(label_of(name, run), run, at_chance=chance[place]),
-            method_of(run),
+            f.with_notes(
+                of.label_of(name, run), "at chance" if name in chance else "", of.diverged_text(run)
+            ),
+            of.method_of(run),
             f.count(run.batch_size),
-            f.count(n_steps(run).mean),
-            *(spread_text(column[place], decimals) for column, decimals in zip(scores, places, strict=True)),
-            _time(run, wall_seconds(run).mean),
-            f.count(accuracy_on_test(run).n),
+            f.count(of.n_steps(run).mean),
+            *(of.spread_text(score(run), decimals) for score, decimals in places.items()),
+            _time(run, of.wall_seconds(run).mean),
+            f.count(of.accuracy_on_test(run).n),
         )
-        for place, (name, run) in enumerate(runs)
+        for name, run in training.items()
+    ]
+    note = f.sentences(
+        _spread_of_seeds(training),
+        "Gap: test loss minus training loss at the end.",
+        f"Time: {'the mean time' if repeated(training) else 'the time'} of training.",
+        _beside(training),
+        _chance(n_classes) if chance else "",
     )
-    return Table.of(
-        "Final scores of every run",
-        columns,
-        rows,
-        note=f"{_spread_of_seeds(training)}Gap: test loss minus training loss at the end. Time: "
-        f"{'the mean time' if repeated(training) else 'the time'} of training.{_beside(training)}"
-        f"{_chance(n_classes) if any(chance) else ''}",
-        series=tuple(looks[name].variable for name in training),
+    return Table(
+        "Final scores of every run", titles, rows, note, series=[looks[name].variable for name in training]
     )
-
-
-def _with_warnings(label: str, run: RunMetrics, *, at_chance: bool) -> str:
-    """A run's label and what its means do not tell."""
-    diverged = diverged_text(run)
-    told = ["at chance"] * at_chance + [diverged] * bool(diverged)
-    return f"{label} ({', '.join(told)})" if told else label
 
 
 def _time(run: RunMetrics, spent: float | None) -> f.NumberText:
     """Write a time, with a mark if other jobs ran on the machine meanwhile."""
-    return f.NumberText(f"{f.seconds(spent)}{'' if alone(run) or spent is None else BESIDE}", spent)
+    return f.NumberText(f"{f.seconds(spent)}{'' if of.alone(run) or spent is None else BESIDE}", spent)
 
 
 def _beside(training: Runs) -> str:
-    if all(alone(run) for run in training.values()):
+    if all(of.alone(run) for run in training.values()):
         return ""
     return (
-        f" {BESIDE}: other jobs of the study ran on the same machine meanwhile, so this time may be too long."
+        f"{BESIDE}: other jobs of the study ran on the same machine meanwhile, so this time may be too long."
     )
 
 
-def methods_by_batch(
-    training: Runs,
-    quantity: Callable[[RunMetrics], Spread],
-    caption: str,
-    usual: int,
-) -> Table | None:
+def methods_by_batch(training: Runs, quantity: of.OverSeeds, caption: str, usual: int) -> Table | None:
     """A quantity of all methods (rows) at all batch sizes (columns), where a study crosses the two.
 
     Runs on another number of images than most are left out; of several with one method and batch the first counts.
     """
     found: dict[tuple[str, int], Spread] = {}
-    for run in comparable(training).values():
-        found.setdefault((method_of(run), run.batch_size), quantity(run))
+    for run in of.comparable(training).values():
+        found.setdefault((of.method_of(run), run.batch_size), quantity(run))
     methods = list(dict.fromkeys(method for method, _ in found))
     batches = sorted({batch for _, batch in found})
     crossed = [method for method in methods if sum((method, batch) in found for batch in batches) > 1]
     if len(batches) < 2 or len(crossed) < 2 or not any(spread.n for spread in found.values()):
         return None
-    places = common_decimals(list(found.values()), usual)
-    rows = tuple(
-        (method, *(spread_text(found.get((method, batch), Spread(())), places) for batch in batches))
+    places = of.common_decimals(list(found.values()), usual)
+    rows = [
+        (method, *(of.spread_text(found.get((method, batch), Spread(())), places) for batch in batches))
         for method in methods
-    )
-    columns = ("Method", *(f"Batch {f.count(batch)}" for batch in batches))
-    return Table.of(caption, columns, rows, note=_spread_of_seeds(training).rstrip())
+    ]
+    titles = ("Method", *(f"Batch {f.count(batch)}" for batch in batches))
+    return Table(caption, titles, rows, _spread_of_seeds(training))
 
 
 def _spread_of_seeds(training: Runs) -> str:
-    return "Mean ± standard deviation over seeds. " if repeated(training) else ""
+    return "Mean ± standard deviation over seeds." if repeated(training) else ""
 
 
 def minima(training: Runs, target: float | None) -> Table | None:
     """One row per run: how fast it reached a training loss, and what its minimum is like."""
-    runs = list(training.items())
-    if not any(noise_rise(run).n for _, run in runs):
+    if not any(of.noise_rise(run).n for run in training.values()):
         return None
     speed = ("Time to target", "Steps to target") if target is not None else ()
-    titles = (*speed, "Validation acc. (%)", "Largest curvature", "Rise under noise")
-    compared = {"Validation acc. (%)": "difference"}
-    rows = tuple(
-        (
-            label_of(name, run),
-            *(_to_target(run, target) if target is not None else ()),
-            spread_text(accuracy_on_validation(run), 2),
-            f.significant(curvature(run).mean, 3),
-            f.significant(noise_rise(run).mean, 3),
-        )
-        for name, run in runs
+    titles: Sequence[str | Column] = (
+        "Run",
+        *(Column(title, True, "ratio") for title in speed),
+        Column("Validation acc. (%)", True, "difference"),
+        *(Column(title, True, "ratio") for title in ("Largest curvature", "Rise under noise")),
     )
-    note = (
-        f"{'Means over seeds. ' if repeated(training) else ''}Curvature: largest eigenvalue of the Hessian of the "
-        "training loss at the end; rise: of that loss when every weight matrix gets Gaussian noise of a fifth of its "
-        "size."
+    rows = [
+        (
+            of.label_of(name, run),
+            *(_to_target(run, target) if target is not None else ()),
+            of.spread_text(of.accuracy_on_validation(run), 2),
+            f.significant(of.curvature(run).mean, 3),
+            f.significant(of.noise_rise(run).mean, 3),
+        )
+        for name, run in training.items()
+    ]
+    note = f.sentences(
+        "Means over seeds." if repeated(training) else "",
+        "Curvature: largest eigenvalue of the Hessian of the training loss at the end; rise: of that loss when every "
+        "weight matrix gets Gaussian noise of a fifth of its size.",
     )
     if target is not None:
-        note += (
-            f" Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; means are those "
-            f"of the seeds that reached it, with a dash where none did.{_beside(training)}"
+        note = f.sentences(
+            note,
+            f"Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; means are those "
+            "of the seeds that reached it, with a dash where none did.",
+            _beside(training),
         )
-    caption = "Speed, and the minimum found" if speed else "The minimum found"
-    columns: Sequence[str | Column] = (
-        "Run",
-        *(Column(title, True, compared.get(title, "ratio")) for title in titles),
-    )
-    return Table.of(caption, columns, rows, note=note)
+    return Table("Speed, and the minimum found" if speed else "The minimum found", titles, rows, note)
 
 
 def _to_target(run: RunMetrics, target: float) -> tuple[str, str]:
     """Time and steps until a training loss was reached, and by how many seeds if not by all."""
-    spent, steps = time_until(run, target), steps_until(run, target)
+    spent, steps = of.time_until(run, target), of.steps_until(run, target)
     seeds = f" ({spent.n} of {len(run.seeds)} seeds)" if 0 < spent.n < len(run.seeds) else ""
     return f.NumberText(f"{_time(run, spent.mean)}{seeds}", spent.mean), f.count(steps.mean)
 
 
-def factors(training: Runs) -> Table | None:
+def factors(training: Runs) -> Table:
     """K-FAC's curvature of each layer after the last step of each run's first seed."""
-    rows = [
-        (label_of(name, run), layer, *(f.significant(value, 3) for value in _factors(figures)))
-        for name, run in training.items()
-        for seed in list(seeds_of(run))[:1]
-        if seed.kfac
-        for layer, figures in seed.kfac.layers.items()
-    ]
-    if not rows:
-        return None
-    columns = ("Run", Column("Layer"), "Pi", "Trace of A", "Condition of A", "Trace of G", "Condition of G")
-    return Table.of(
+    return Table(
         "Kronecker factors at the end of training",
-        columns,
-        tuple(rows),
-        note="A is the second moment of a layer's inputs, and G that of the gradients at its outputs. Conditions are "
+        ("Run", Column("Layer"), "Pi", "Trace of A", "Condition of A", "Trace of G", "Condition of G"),
+        [
+            (
+                of.label_of(name, run), layer, f.significant(found.pi, 3), f.significant(found.trace_A, 3),
+                f.significant(found.condition_A, 3), f.significant(found.trace_G, 3),
+                f.significant(found.condition_G, 3),
+            )
+            for name, run in training.items()
+            for seed in list(run.seeds.values())[:1]
+            for layer, found in seed.layers.items()
+        ],
+        "A is the second moment of a layer's inputs, and G that of the gradients at its outputs. Conditions are "
         "those with damping, and pi says how damping is split between the two."
         f"{' All figures are those of the first seed.' if repeated(training) else ''}",
-    )
-
-
-def _factors(figures: FactorFigures) -> tuple[float | None, ...]:
-    return figures.pi, figures.trace_A, figures.condition_A, figures.trace_G, figures.condition_G
+    )  # fmt: skip
 
 
 def _chance(n_classes: int) -> str:
-    return f" At chance: below {f.percent(1.5 / n_classes, 0)}, where guessing gives {f.percent(1 / n_classes, 0)}."
+    return f"At chance: below {f.percent(1.5 / n_classes, 0)}, where guessing gives {f.percent(1 / n_classes, 0)}."
 
 
-def levels(matrix: MatrixMetrics) -> Table | None:
+def levels(matrix: MatrixMetrics) -> Table:
     """Compression, tree level by tree level; levels at which nothing is kept (the upper ones) are left out."""
-    found = [row for row in matrix.compress.levels if row.skeletons or row.bytes]
-    if not found:
-        return None
-    columns = ("Level", "Boxes", "Unknowns", "Skeletons", "Kept", "Time", "Storage")
-    rows = tuple(
-        (
-            f.count(row.level), f.count(row.boxes), f.count(row.unknowns), f.count(row.skeletons),
-            f.percent(row.skeletons / row.unknowns if row.unknowns else None, 0), f.seconds(row.seconds),
-            f.n_bytes(row.bytes),
-        )
-        for row in found
-    )  # fmt: skip
     note = (
         "Unknowns: of all boxes of the level, each of which keeps skeletons among its own. Kept: skeletons divided by "
-        f"unknowns. Time: of choosing them. Storage: of the level's blocks. {said_beside(matrix.alone)}"
+        "unknowns. Time: of choosing them. Storage: of the level's blocks."
     )
-    return Table.of("Compression, level by level", columns, rows, note=note.rstrip())
+    return Table(
+        "Compression, level by level",
+        ("Level", "Boxes", "Unknowns", "Skeletons", "Kept", "Time", "Storage"),
+        [
+            (
+                f.count(row.level), f.count(row.boxes), f.count(row.unknowns), f.count(row.skeletons),
+                f.percent(row.skeletons / row.unknowns if row.unknowns else None, 0), f.seconds(row.seconds),
+                f.n_bytes(row.bytes),
+            )
+            for row in matrix.compress.levels
+            if row.skeletons or row.bytes
+        ],
+        f.sentences(note, of.said_beside(matrix.alone)),
+    )  # fmt: skip
 
 
 def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str = "") -> Table:
-    """Time and storage by N, with fitted exponents and their 95 % intervals in the last row.
-
-    Args:
-        rows: One for each N.
-        growth: Fitted powers, by the names of the rows' fields.
-        beside: The sentence that marks times which were not taken alone.
-    """
+    """Time and storage by N; the last row has the fitted exponents, by the names of the fields, with 95 % intervals."""
     body: list[tuple[TableCell, ...]] = [
         (
             f.count(row.n), f.seconds(row.compress_seconds), f.seconds(row.factorize_seconds),
@@ -242,13 +200,10 @@ def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str
         for row in rows
     ]  # fmt: skip
     if growth:
-        fitted = (*(f"{work}_seconds" for work in ("compress", "factorize", "product", "solve")),
-                  "operator_bytes", "factor_bytes")  # fmt: skip
-        body.append(("exponent of N", *(_exponent(growth.get(key)) for key in fitted), ""))
-    columns = ("N", "Compress", "Factorize", "Product", "Solve", "Operator", "Factorization", "Error")
+        body.append(("exponent of N", *(_exponent(growth.get(key)) for key in (*TIMES, *SIZES)), ""))
+    titles = ("N", "Compress", "Factorize", "Product", "Solve", "Operator", "Factorization", "Error")
     intervals = "The intervals of the exponents are 95 % ones, from the scatter around the fitted line."
-    note = " ".join(text for text in (intervals if growth else "", beside) if text)
-    return Table.of("Cost against N", columns, body, note=note)
+    return Table("Cost against N", titles, body, f.sentences(intervals if growth else "", beside))
 
 
 def _exponent(power: Power | None) -> TableCell:
@@ -258,29 +213,30 @@ def _exponent(power: Power | None) -> TableCell:
     return exponent, interval
 
 
-def rule_costs(rules: Sequence[RuleCost]) -> Table | None:
+def rule_costs(rules: Sequence[RuleCost]) -> Table:
     """Where the time went: jobs and seconds by rule, longest first."""
     jobs: dict[str, list[RuleCost]] = {}
     for row in rules:
         jobs.setdefault(row.rule, []).append(row)
     spent = {rule: sum(Spread.of(row.seconds for row in found).values) for rule, found in jobs.items()}
-    if not spent:
-        return None
-    longest, total = max(spent.values()) or 1.0, sum(spent.values()) or 1.0
-    rows = tuple(
+    longest, total = max(spent.values(), default=0.0) or 1.0, sum(spent.values())
+    rows = [
         (
             rule,
             Bar(length=0.8 * spent[rule] / longest, text=f.seconds(spent[rule])),
-            f.percent(spent[rule] / total, 0),
+            f.percent(spent[rule] / (total or 1.0), 0),
             f.count(len(jobs[rule])),
-            _megabytes(max(Spread.of(row.max_rss_mb for row in jobs[rule]).values, default=None)),
+            f.n_bytes(
+                max(
+                    (2**20 * row.max_rss_mb for row in jobs[rule] if f.is_number(row.max_rss_mb)),
+                    default=None,
+                )
+            ),
         )
         for rule in sorted(spent, key=lambda rule: -spent[rule])
-    )
-    columns = ("Rule", Column("Time, all jobs"), "Share", "Jobs", "Peak memory")
-    return Table.of(
-        "Time and memory by rule", columns, rows, note=f"All jobs together: {f.seconds(sum(spent.values()))}."
-    )
+    ]
+    titles = ("Rule", Column("Time, all jobs"), "Share", "Jobs", "Peak memory")
+    return Table("Time and memory by rule", titles, rows, f"All jobs together: {f.seconds(total)}.")
 
 
 SHOWN_CHANGES = 25
@@ -288,13 +244,14 @@ SHOWN_CHANGES = 25
 
 def changes(rows: Sequence[Change]) -> Table:
     """Figures beyond the noise of past runs, the largest change first."""
-    body = tuple(_moved(row) for row in rows[:SHOWN_CHANGES])
-    columns = ("Figure", Column("Verdict"), "Now", "Median before", "Expected", "Past runs")
-    left = len(rows) - len(body)
-    note = "Expected: the 99 % prediction interval of Student's t from the past runs" + (
-        f". {f.count(left)} more in metrics.json." if left else "."
+    left = len(rows) - SHOWN_CHANGES
+    note = "Expected: the 99 % prediction interval of Student's t from the past runs."
+    return Table(
+        "Changed beyond the noise of past runs",
+        ("Figure", Column("Verdict"), "Now", "Median before", "Expected", "Past runs"),
+        [_moved(row) for row in rows[:SHOWN_CHANGES]],
+        f.sentences(note, f"{f.count(left)} more in metrics.json." if left > 0 else ""),
     )
-    return Table.of("Changed beyond the noise of past runs", columns, body, note=note)
 
 
 def _moved(row: Change) -> tuple[TableCell, ...]:
@@ -311,9 +268,5 @@ def _moved(row: Change) -> tuple[TableCell, ...]:
 
 def commits(lines: Sequence[str]) -> Table:
     """Commits, each its short name and subject, newest first."""
-    rows = tuple((name, subject) for name, _, subject in (line.partition(" ") for line in lines))
-    return Table.of("Commits between", ("Commit", Column("Subject")), rows)
-
-
-def _megabytes(value: float | None) -> str:
-    return f.n_bytes(value * 2**20) if value is not None else f.DASH
+    rows = [(name, subject) for name, _, subject in (line.partition(" ") for line in lines)]
+    return Table("Commits between", ("Commit", Column("Subject")), rows)

@@ -9,24 +9,25 @@ from pipeline.report.formatting import DASH, count, listing, plural, seconds, si
 from pipeline.report.runs import Runs, label_of
 
 
-def trials(training: Runs) -> Table | None:
+def trials(training: Runs) -> Table:
     """One row per run whose options trials chose, and its trials folded below."""
     tuned = {label_of(name, run): run.tuning for name, run in training.items() if run.tuning is not None}
-    if not tuned:
-        return None
-    n_repeats = max(len(tuning.trials[tuning.chosen].repeats) for tuning in tuned.values())
+    n_repeats = max((len(tuning.trials[tuning.chosen].repeats) for tuning in tuned.values()), default=0)
     repeated = (
         f" The two best trials of each run were trained with {plural(n_repeats, 'further seed')}, and the better mean "
         "was chosen. The median is that of the first seed."
     )
-    return Table.of(
+    note = (
+        "All runs had the same number of trials and of searched options, drawn at the same points of their "
+        "ranges. Each trial is a whole training with a seed of its own; the best accuracy on validation images was "
+        "chosen."
+    )
+    return Table(
         "Trials that chose the options",
         ("Run", "Trials", "Diverged", "Chosen on validation", "Median", "Time"),
-        tuple(_row(label, tuning) for label, tuning in tuned.items()),
-        note="All runs had the same number of trials and of searched options, drawn at the same points of their "
-        "ranges. Each trial is a whole training with a seed of its own; the best accuracy on validation images was "
-        f"chosen.{repeated if n_repeats else ''}",
-        details=tuple(_details(tuning) for tuning in tuned.values()),
+        [_row(label, tuning) for label, tuning in tuned.items()],
+        f"{note}{repeated if n_repeats else ''}",
+        details=[_details(tuning) for tuning in tuned.values()],
         fold=True,
     )
 

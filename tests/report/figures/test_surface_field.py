@@ -85,4 +85,4 @@ def test_a_study_without_a_map_shows_the_surface_on_its_first_screen(metrics):
     (picture,) = pictures(Metrics.model_validate(study), of_a_wave)
     assert picture.panels[0].name == "first-surface-own"
     assert picture.caption == surface_field("own", of_a_wave).description
-    assert pictures(Metrics.model_validate(study), {}) == ()
+    assert pictures(Metrics.model_validate(study), {}) == []

@@ -6,14 +6,13 @@ from pipeline.report.answers.steps import answer_steps
 from pipeline.report.content import CoreAnswer
 from pipeline.report.elsewhere import claims_elsewhere
 from pipeline.report.metrics import Metrics
-from pipeline.report.runs import n_classes_of
 
 __all__ = ["answer_bits", "answer_numbers", "answer_steps", "answers"]
 
 
 def answers(metrics: Metrics) -> tuple[CoreAnswer, ...]:
     """Answer for every core that the study has."""
-    n_classes = n_classes_of(metrics)
+    n_classes = len(metrics.study.classes)
     found = (
         answer_steps(metrics.training, metrics.claims_of, n_classes, claims_elsewhere(metrics)),
         answer_bits(metrics.precision, metrics.training, n_classes),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from pipeline.artifacts.results.operator import Compression
 from pipeline.artifacts.results.solution import (
@@ -14,21 +15,9 @@ from pipeline.artifacts.results.solution import (
     ScatteringResult,
     SystemResult,
 )
+from pipeline.report import formatting as f
 from pipeline.report.content import CoreAnswer
 from pipeline.report.figures.growth import exponents
-from pipeline.report.formatting import (
-    count,
-    decimal,
-    is_number,
-    n_bytes,
-    percent,
-    plural,
-    scientific,
-    seconds,
-    setting,
-    significant,
-    times,
-)
 from pipeline.report.metrics import MatrixMetrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import at_chance
@@ -52,13 +41,13 @@ def answer_numbers(
     findings = tuple(found for name, matrix in matrices.items() if (found := doubt(name, matrix)) is not None)
     if matrices:
         name = max(
-            matrices, key=lambda key: (not nothing_approximated(matrices[key]), compression(matrices[key]))
+            matrices, key=lambda key: (not matrices[key].nothing_approximated, matrices[key].compression)
         )
         matrix, compress = matrices[name], matrices[name].compress
         text = (
-            f"The {name} matrix, {_shape(matrix)}, takes {n_bytes(compress.n_bytes)} instead of "
-            f"{n_bytes(compress.dense_bytes)}{_within(compress)}{_solved(matrix)}; "
-            f"{_brief(name, matrix, n_classes)}{_others(name, matrices, n_classes)}."
+            f"The {name} matrix, {_shape(matrix)}, takes {f.n_bytes(compress.n_bytes)} instead of "
+            f"{f.n_bytes(compress.dense_bytes)}{_within(compress)}{_solved(matrix)}; "
+            f"{told(name, matrix, n_classes).clause}{_others(name, matrices, n_classes)}."
         )
         headline, unit = _asked_for(name, matrices) or _saved(name, matrix)
         return CoreAnswer(TITLE, headline, unit, text, findings)
@@ -66,26 +55,23 @@ def answer_numbers(
     if storage is None:
         return None
     text = f"Storage grows as N to the power {storage.text}, the dense matrix as N^2."
-    return CoreAnswer(TITLE, f"N^{decimal(storage.exponent, 2)}", "growth of storage", text)
+    return CoreAnswer(TITLE, f"N^{f.decimal(storage.exponent, 2)}", "growth of storage", text)
 
 
 def _asked_for(name: str, matrices: Mapping[str, MatrixMetrics]) -> tuple[str, str] | None:
     """The numbers that own points or a matrix which saves no memory were made for, with their words; memory comes last.
 
-    Args:
-        name: The matrix that is compressed most.
-        matrices: All matrices of the study, by name.
+    ``name`` is the matrix that is compressed most.
     """
     own = [key for key, matrix in matrices.items() if matrix.points in OWN]
-    if not own and compression(matrices[name]) >= 1:
+    saves = matrices[name].compression >= 1
+    found = [result for key in own or matrices if (result := told(key, matrices[key])).number]
+    if (not own and saves) or not found:
         return None
-    found = [result for key in own or matrices if (result := _result(key, matrices[key])) is not None]
-    if not found:
-        return None
-    (headline, words), *others = found
-    beside = [f"{what} {number}" for number, what in others[:MOST_BESIDE]]
-    beside += [" ".join(_saved(name, matrices[name]))] if compression(matrices[name]) >= 1 else []
-    return headline, "; ".join([words, *beside])
+    first, *others = found
+    beside = [f"{other.words} {other.number}" for other in others[:MOST_BESIDE]]
+    beside += [" ".join(_saved(name, matrices[name]))] if saves else []
+    return first.number, "; ".join([first.words, *beside])
 
 
 def _others(name: str, matrices: Mapping[str, MatrixMetrics], n_classes: int) -> str:
@@ -93,45 +79,29 @@ def _others(name: str, matrices: Mapping[str, MatrixMetrics], n_classes: int) ->
     others = [
         key for key, matrix in matrices.items() if matrix.points in OWN and key != name and matrix.result
     ]
-    return "".join(f"; {_brief(key, matrices[key], n_classes)}" for key in others[:MOST_BESIDE])
-
-
-def _result(name: str, matrix: MatrixMetrics) -> tuple[str, str] | None:
-    """The number that a matrix was made for, with its words; none of systems, products and samples."""
-    match matrix.result:
-        case KrigingResult() as result:
-            quantity = Quantity.of(result)
-            return quantity.error(result.rmse), f"RMSE of the {quantity.name} at held-out points of {name}"
-        case ScatteringResult() as result:
-            words = f"scattering cross-section of {name}, in squared units of the mesh"
-            return significant(result.cross_section, 4), words
-        case CapacitanceResult() as result:
-            return _capacitance(result), f"{result.unit}: capacitance of {name}"
-        case LogdetResult() as result:
-            return significant(result.log_determinant, 9), f"log-determinant of {name}"
-        case _:
-            return None
+    return "".join(f"; {told(key, matrices[key], n_classes).clause}" for key in others[:MOST_BESIDE])
 
 
 def _saved(name: str, matrix: MatrixMetrics) -> tuple[str, str]:
     """The memory that a matrix takes beside a dense one, with its words."""
-    ratio, words = beside_dense(matrix)
-    exact = ", with nothing approximated" if nothing_approximated(matrix) else ""
-    return ratio, f"{words} for {name}{exact}"
+    exact = ", with nothing approximated" if matrix.nothing_approximated else ""
+    if matrix.compression >= 1:
+        return f.times(matrix.compression), f"less memory for {name}{exact}"
+    return f.times(1 / matrix.compression), f"the memory of a dense matrix for {name}{exact}"
 
 
 def _shape(matrix: MatrixMetrics) -> str:
     if matrix.compress.n_rows != matrix.n:
-        return f"{count(matrix.n)} panels with {count(matrix.compress.n_rows)} quadrature points"
-    return f"{count(matrix.n)} × {count(matrix.n)}"
+        return f"{f.count(matrix.n)} panels with {f.count(matrix.compress.n_rows)} quadrature points"
+    return f"{f.count(matrix.n)} × {f.count(matrix.n)}"
 
 
 def _within(compress: Compression) -> str:
     """The clause on the error, which does not hide that it is not the one asked for."""
-    if not is_number(compress.relative_error):
+    if not f.is_number(compress.relative_error):
         return ""
-    missed = f", asked: {scientific(compress.tolerance, 1)}" if compress.missed else ""
-    return f" (relative error {scientific(compress.relative_error)}{missed})"
+    missed = f", asked: {f.scientific(compress.tolerance, 1)}" if compress.missed else ""
+    return f" (relative error {f.scientific(compress.relative_error)}{missed})"
 
 
 def _solved(matrix: MatrixMetrics) -> str:
@@ -143,45 +113,58 @@ def _solved(matrix: MatrixMetrics) -> str:
     done = "factorized and solved"
     if matrix.solve.factor_kind == "none":  # the layers of a wave take longer than their iterations
         done, spent = "assembled and solved", spent + matrix.solve.assemble_seconds
-    return f" and is {done} in {seconds(spent)}{beside}"
+    return f" and is {done} in {f.seconds(spent)}{beside}"
 
 
-def compression(matrix: MatrixMetrics) -> float:
-    """Dense over compressed bytes."""
-    return matrix.compress.dense_bytes / max(matrix.compress.n_bytes, 1)
+@dataclass(frozen=True)
+class ToldResult:
+    """What a matrix was for, in words.
+
+    Attributes:
+        sentence: All that is known of it.
+        clause: One error of what was predicted, for a sentence on several matrices.
+        number: The number that it was made for, for a headline; empty for systems, products and samples.
+        words: What this number is.
+    """
+
+    sentence: str
+    clause: str
+    number: str = ""
+    words: str = ""
 
 
-def beside_dense(matrix: MatrixMetrics) -> tuple[str, str]:
-    """How the memory compares with a dense matrix's, as a number and its words."""
-    ratio = compression(matrix)
-    return (times(ratio), "less memory") if ratio >= 1 else (times(1 / ratio), "the memory of a dense matrix")
-
-
-def nothing_approximated(matrix: MatrixMetrics) -> bool:
-    """Whether all blocks are dense, so that a matrix is small for other reasons than its ranks."""
-    if matrix.structure is not None and matrix.structure.blocks:
-        return all(rank < 0 for *_, rank in matrix.structure.blocks)
-    return matrix.compress.max_rank == 0
-
-
-def _brief(name: str, matrix: MatrixMetrics, n_classes: int) -> str:
-    """What a matrix was for, as a clause: one error of what was predicted, and not all that is known of it."""
+def told(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> ToldResult:
+    """What a matrix was for."""
+    sentence = result_text(name, matrix, n_classes, study)
+    clause = f"{sentence[0].lower()}{sentence[1:].removesuffix('.')}"
     match matrix.result:
         case KrigingResult() as result:
             quantity = Quantity.of(result)
-            return (
-                f"kriging with {name} predicts the {quantity.name} of {count(result.n_held_out)} held-out points to "
-                f"{quantity.error(result.rmse)} RMSE"
+            error = quantity.error(result.rmse)
+            return ToldResult(
+                sentence,
+                f"kriging with {name} predicts the {quantity.name} of {f.count(result.n_held_out)} held-out points to "
+                f"{error} RMSE",
+                error,
+                f"RMSE of the {quantity.name} at held-out points of {name}",
             )
         case ScatteringResult() as result:
-            return (
-                f"the scattering cross-section of {name} is {significant(result.cross_section, 4)} squared units of "
-                f"the mesh, and the scattered power differs by {percent(result.power_imbalance, 2)} "
-                "from what the wave loses"
+            section = f.significant(result.cross_section, 4)
+            return ToldResult(
+                sentence,
+                f"the scattering cross-section of {name} is {section} squared units of the mesh, and the scattered "
+                f"power differs by {f.percent(result.power_imbalance, 2)} from what the wave loses",
+                section,
+                f"scattering cross-section of {name}, in squared units of the mesh",
+            )
+        case CapacitanceResult() as result:
+            return ToldResult(sentence, clause, _capacitance(result), f"{result.unit}: capacitance of {name}")
+        case LogdetResult() as result:
+            return ToldResult(
+                sentence, clause, f.significant(result.log_determinant, 9), f"log-determinant of {name}"
             )
         case _:
-            text = result_text(name, matrix, n_classes)
-            return f"{text[0].lower()}{text[1:].removesuffix('.')}"
+            return ToldResult(sentence, clause)
 
 
 def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> str:
@@ -199,86 +182,88 @@ def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str
             return _classification_text(result, name, n_classes)
         case SystemResult() as result:
             many = (
-                f"{count(result.n_columns)} right-hand sides" if result.n_columns > 1 else "right-hand side"
+                f"{f.count(result.n_columns)} right-hand sides" if result.n_columns > 1 else "right-hand side"
             )
-            norm = f"the solution's norm is {significant(result.solution_norm, 6)}"
+            norm = f"the solution's norm is {f.significant(result.solution_norm, 6)}"
             return f"The {name} system is solved for the {many} {result.right_hand_side}: {norm}."
         case ProductResult() as result:
             return (
-                f"The {name} matrix is multiplied by {result.vectors} in {seconds(result.seconds)}; sampled rows of "
-                f"the product are off by {scientific(result.relative_error)}."
+                f"The {name} matrix is multiplied by {result.vectors} in {f.seconds(result.seconds)}; sampled rows of "
+                f"the product are off by {f.scientific(result.relative_error)}."
             )
         case LogdetResult() as result:
-            value = significant(result.log_determinant, 9)
-            return f"The log-determinant of {name}, {plural(result.n, 'row')}, is {value}."
+            value = f.significant(result.log_determinant, 9)
+            return f"The log-determinant of {name}, {f.plural(result.n, 'row')}, is {value}."
         case SampleResult() as result:
             are, whose = ("is", "its") if result.n_samples == 1 else ("are", "their")
             return (
-                f"{plural(result.n_samples, 'sample')} of covariance {name} {are} drawn (seed {result.seed}); "
-                f"{whose} mean square is {significant(result.mean_square, 4)}, and the variance "
-                f"{significant(result.variance, 4)}."
+                f"{f.plural(result.n_samples, 'sample')} of covariance {name} {are} drawn (seed {result.seed}); "
+                f"{whose} mean square is {f.significant(result.mean_square, 4)}, and the variance "
+                f"{f.significant(result.variance, 4)}."
             )
 
 
 def _kriging_text(result: KrigingResult, points: str, folder: str) -> str:
     quantity = Quantity.of(result)
-    rmse = result.rmse if is_number(result.rmse) else math.inf
-    inside = (
-        f" Its 95 % intervals hold {percent(result.coverage_95, 1)} of them."
-        if is_number(result.coverage_95)
-        else ""
-    )
-    written = (
-        f" The file {folder}/{result.predictions} holds mean and standard deviation at "
-        f"{plural(result.n_predicted or 0, 'place')}."
-        if result.predictions
-        else ""
-    )
-    others = "".join(f" {_kriging_text(other, points, folder)}" for other in result.others)
-    return (
-        f"Kriging predicts the {quantity.name} of {count(result.n_held_out)} held-out "
+    rmse = result.rmse if f.is_number(result.rmse) else math.inf
+    places = f.plural(result.n_predicted or 0, "place")
+    return f.sentences(
+        f"Kriging predicts the {quantity.name} of {f.count(result.n_held_out)} held-out "
         f"{'points' if points == 'file' else points} to {quantity.error(result.rmse)} RMSE{quantity.factor(rmse)}; "
-        f"their mean would give {quantity.error(result.rmse_mean_predictor)}.{inside}{written}{others}"
+        f"their mean would give {quantity.error(result.rmse_mean_predictor)}.",
+        f"Its 95 % intervals hold {f.percent(result.coverage_95, 1)} of them."
+        if f.is_number(result.coverage_95)
+        else "",
+        f"The file {folder}/{result.predictions} holds mean and standard deviation at {places}."
+        if result.predictions
+        else "",
+        *(_kriging_text(other, points, folder) for other in result.others),
     )
 
 
 def _capacitance_text(result: CapacitanceResult, points: str) -> str:
     error, digits = result.relative_error, _digits(result)
-    off = f", off by {percent(error, 2) if error >= 1e-4 else scientific(error)}" if is_number(error) else ""
+    off = (
+        f", off by {f.percent(error, 2) if error >= 1e-4 else f.scientific(error)}"
+        if f.is_number(error)
+        else ""
+    )
     known = (
-        "" if result.reference is None else f" against the known {significant(result.reference, digits)}{off}"
+        ""
+        if result.reference is None
+        else f" against the known {f.significant(result.reference, digits)}{off}"
     )
     return f"The capacitance of the {points} comes out as {_capacitance(result)} {result.unit}{known}."
 
 
 def _capacitance(result: CapacitanceResult) -> str:
-    return significant(result.capacitance, _digits(result))
+    return f.significant(result.capacitance, _digits(result))
 
 
 def _digits(result: CapacitanceResult) -> int:
     """One digit more than the error leaves certain."""
     error = result.relative_error
-    return min(9, max(3, 1 - math.floor(math.log10(error)))) if is_number(error) and error > 0 else 6
+    return min(9, max(3, 1 - math.floor(math.log10(error)))) if f.is_number(error) and error > 0 else 6
 
 
 def _scattering_text(result: ScatteringResult, name: str) -> str:
     return (
-        f"A plane wave of wavenumber {setting(result.wavenumber)} is scattered by {name}, a sound-"
-        f"{result.condition} surface with {significant(result.triangles_per_wavelength, 2)} triangles per wavelength. "
-        f"The scattering cross-section is {significant(result.cross_section, 4)} squared units of the mesh, |f| is "
-        f"{significant(result.forward, 4)} forward and {significant(result.backward, 4)} backward. The scattered "
-        f"power differs by {percent(result.power_imbalance, 2)} from what the wave loses."
+        f"A plane wave of wavenumber {f.setting(result.wavenumber)} is scattered by {name}, a sound-"
+        f"{result.condition} surface with {f.significant(result.triangles_per_wavelength)} triangles per wavelength. "
+        f"The scattering cross-section is {f.significant(result.cross_section, 4)} squared units of the mesh, |f| is "
+        f"{f.significant(result.forward, 4)} forward and {f.significant(result.backward, 4)} backward. The scattered "
+        f"power differs by {f.percent(result.power_imbalance, 2)} from what the wave loses."
     )
 
 
 def _classification_text(result: ClassificationResult, name: str, n_classes: int) -> str:
     beside = (
-        f", beside {percent(result.softmax_accuracy, 2)} of the network's own soft-max head"
-        if is_number(result.softmax_accuracy)
+        f", beside {f.percent(result.softmax_accuracy, 2)} of the network's own soft-max head"
+        if f.is_number(result.softmax_accuracy)
         else ""
     )
     chance = ", no better than chance" if at_chance(result.accuracy, n_classes) else ""
-    return f"Kernel ridge regression on {name} classifies {percent(result.accuracy, 2)} correctly{chance}{beside}."
+    return f"Kernel ridge regression on {name} classifies {f.percent(result.accuracy, 2)} correctly{chance}{beside}."
 
 
 def fit_text(matrix: MatrixMetrics) -> str:
@@ -290,14 +275,14 @@ def fit_text(matrix: MatrixMetrics) -> str:
         for name, found in matrix.fit.intervals.items()
     ]
     return (
-        f"Fitted by maximum likelihood to {count(matrix.fit.n)} standardized values, with intervals of two standard "
+        f"Fitted by maximum likelihood to {f.count(matrix.fit.n)} standardized values, with intervals of two standard "
         f"errors: {', '.join(parts)}."
     )
 
 
 def _interval(found: tuple[float, float, float], factor: float = 1.0, unit: str = "") -> str:
     """A value with its lower and upper end, all times a factor."""
-    low, value, high = (significant(factor * number, 3) for number in found)
+    low, value, high = (f.significant(factor * number, 3) for number in found)
     return f"{value}{unit} ({low} to {high}{unit})"
 
 
@@ -307,10 +292,9 @@ def _in_units(name: str, found: tuple[float, float, float], matrix: MatrixMetric
         return f" radii of the Earth, which are {_interval(found, EARTH_RADIUS_KM, ' km')}"
     result = matrix.result
     of = {"variance": "field", "nugget": "noise"}.get(name)
-    if of and isinstance(result, KrigingResult) and is_number(result.deviation):
+    if of and isinstance(result, KrigingResult) and f.is_number(result.deviation):
         low, value, high = (math.sqrt(max(number, 0.0)) for number in found)
-        unit = Quantity.of(result).error(1.0).removeprefix(significant(1.0, 3))
-        return (
-            f", a standard deviation of the {of} of {_interval((low, value, high), result.deviation, unit)}"
-        )
+        unit = Quantity.of(result).error(1.0).removeprefix(f.significant(1.0, 3))
+        interval = _interval((low, value, high), result.deviation, unit)
+        return f", a standard deviation of the {of} of {interval}"
     return ""

@@ -7,10 +7,14 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from pipeline.report.drawing import PALETTE
 from pipeline.report.formatting import count, scientific
 
 
@@ -33,6 +37,8 @@ def short_number(value: float, _: Any = None) -> str:
 SUBDIVISIONS = ((1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
 #: Least room between labels, in points: about that of a digit.
 ROOM = 4.0
+#: A line to compare with.
+DASHED: dict[str, Any] = {"color": PALETTE["muted"], "linewidth": 1, "linestyle": (0, (4, 3))}
 
 
 def _apart(axes: Axes, ticks: Sequence[float], text: Callable[[float, Any], str]) -> bool:
@@ -67,3 +73,13 @@ def percent(axes: Axes, which: str) -> None:
     (axes.xaxis if which == "x" else axes.yaxis).set_major_formatter(
         FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %")
     )
+
+
+def color_bar(
+    figure: Figure, picture: ScalarMappable, axes: Any, label: str = "", **options: Any
+) -> Colorbar:
+    """Put a bar without a frame beside a picture, which tells its colors."""
+    bar = figure.colorbar(picture, ax=axes, label=label, **options)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    return bar

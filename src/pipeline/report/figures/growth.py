@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from pipeline.artifacts.results.scaling import ScalingRow
 from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish, stroke
-from pipeline.report.figures.axes import logarithmic, short_number
+from pipeline.report.figures.axes import DASHED, logarithmic, short_number
 from pipeline.report.formatting import decimal, is_number, n_bytes, seconds, superscript
 from pipeline.report.spread import Power, power_law
 
@@ -29,13 +29,14 @@ SIZES: GrowthCurves = {
 LEAST_SPAN, LEAST_SIZE = 16.0, 10_000
 
 
-def growth(rows: Sequence[ScalingRow]) -> list[Drawing]:
+def growth(rows: Sequence[ScalingRow]) -> list[Drawing | None]:
     """Storage and time against N, both logarithmic, with dense storage and, where sizes tell a power, its line."""
     if len({row.n for row in rows}) < 2:
         return []
-    storage = _growth(rows, SIZES, "Storage", "bytes", dense=True)
-    time = _growth(rows, TIMES, "Time", "seconds", dense=False)
-    return [drawing for drawing in (storage, time) if drawing is not None]
+    return [
+        _growth(rows, SIZES, "Storage", "bytes", dense=True),
+        _growth(rows, TIMES, "Time", "seconds", dense=False),
+    ]
 
 
 def exponents(rows: Sequence[ScalingRow]) -> dict[str, Power]:
@@ -89,7 +90,7 @@ def _growth(
         if not labels:
             return None
         if dense:
-            axes.plot(known, 8.0 * known**2, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+            axes.plot(known, 8.0 * known**2, **DASHED)
             labels.append((8.0 * known[-1] ** 2, "dense N²", PALETTE["muted"]))
         axes.margins(x=0.06, y=0.08)
         axes.set_xscale("log")
@@ -97,8 +98,7 @@ def _growth(
         logarithmic(axes, "y", lambda value, _: write(value, 1))
         axes.set_xticks(_spaced(known), [short_number(round(n)) for n in _spaced(known)])
         axes.minorticks_off()
-        axes.set_title(title)
-        axes.set_xlabel("N")
+        axes.set(title=title, xlabel="N")
         _label_ends(axes, float(known[-1]), labels)
         description = f"{title} against N: {'; '.join(words) or 'sizes too few or too small for a power'}."
         return finish(figure, name=f"growth-{unit}", description=description, data=data)

@@ -1,12 +1,10 @@
 """What kriging predicts, and how sure it is: maps, the held-out points, coverage and variograms."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.drawing import PALETTE, Data, Drawing, GridValues, canvas, finish
-from pipeline.report.figures.axes import logarithmic, short_number
+from pipeline.report.drawing import PALETTE, Arrays, Data, Drawing, GridValues, canvas, finish
+from pipeline.report.figures.axes import DASHED, color_bar, logarithmic, short_number
 from pipeline.report.formatting import count, decimal, is_number, percent
 from pipeline.report.quantity import Quantity
 
@@ -17,15 +15,13 @@ _EXTEND = {
 }  # fmt: skip
 
 
-def kriging_map(
-    name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity, prefix: str = "map"
-) -> Drawing | None:
+def kriging_map(name: str, arrays: Arrays, quantity: Quantity, prefix: str = "map") -> Drawing | None:
     """Draw the predicted field on its grid, with the held-out points on it."""
     title = f"Predicted {quantity.name}"
     return _map(name, arrays, quantity, "grid", title, quantity.label, prefix, "YlGnBu", dots=True)
 
 
-def deviation_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
+def deviation_map(name: str, arrays: Arrays, quantity: Quantity) -> Drawing | None:
     """Draw the standard deviation of the predicted field on its grid."""
     title = f"Standard deviation of the {quantity.name}"
     unit = "" if quantity.logarithmic or not quantity.unit else f" ({quantity.unit})"
@@ -35,7 +31,7 @@ def deviation_map(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantit
 
 def _map(
     name: str,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Arrays,
     quantity: Quantity,
     key: str,
     title: str,
@@ -61,22 +57,18 @@ def _map(
     beyond = percent(float((below | above).mean()), 1) if below.any() or above.any() else ""
     order = np.argsort(latitude)[::-1]
     step_x, step_y = (float(np.ptp(axis)) / max(len(axis) - 1, 1) / 2 for axis in (longitude, latitude))
-    extent = (
-        longitude.min() - step_x,
-        longitude.max() + step_x,
-        latitude.min() - step_y,
-        latitude.max() + step_y,
-    )
+    left, right = longitude.min() - step_x, longitude.max() + step_x
+    bottom, top = latitude.min() - step_y, latitude.max() + step_y
     data = Data((*names, f"true {quantity.label}", f"predicted {label}") if dots else (*names, label))
     with canvas(5.2, 2.95) as figure:
         axes = figure.add_subplot()
         picture = axes.imshow(
-            grid[np.ix_(order, np.argsort(longitude))], extent=extent, cmap=colors, vmin=low, vmax=high,
-            interpolation="none", aspect="equal" if not on_globe or extent[1] - extent[0] <= 360.1 else "auto",
+            grid[np.ix_(order, np.argsort(longitude))], extent=(left, right, bottom, top), cmap=colors, vmin=low,
+            vmax=high, interpolation="none", aspect="equal" if not on_globe or right - left <= 360.1 else "auto",
         )  # fmt: skip
         x, y, truth = (arrays.get(f"{name}/{key}") for key in (*names, "values"))
         dots = dots and x is not None
-        if dots and x is not None and y is not None and truth is not None and len(x) == len(y) == len(truth):
+        if dots and x is not None and y is not None and truth is not None:
             axes.scatter(
                 x, y, s=5, c=truth, cmap=colors, vmin=low, vmax=high, edgecolors="#1d2733", linewidths=0.25,
                 rasterized=True,
@@ -85,28 +77,17 @@ def _map(
             for east, north, true, guess in zip(x, y, truth, predicted, strict=True):
                 data.add(axes, east, north, float(east), float(north), float(true), float(guess))
         data.grid = GridValues(axes, longitude, latitude, grid)
-        axes.set_xlim(extent[0], extent[1])
-        axes.set_ylim(extent[2], extent[3])
         axes.grid(False)
-        axes.set_xlabel(names[0])
-        axes.set_ylabel(names[1])
-        axes.set_title(f"{title}; dots: the truth, held out" if dots else title)
+        title_on_top = f"{title}; dots: the truth, held out" if dots else title
+        axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=names[0], ylabel=names[1], title=title_on_top)
         degree = "°" if on_globe else ""
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: f"{value:g}{degree}".replace("-", "−"))
-        bar = figure.colorbar(
-            picture,
-            ax=axes,
-            fraction=0.025,
-            pad=0.02,
-            aspect=28,
-            shrink=0.7,
-            extend=_EXTEND[bool(below.any()), bool(above.any())],
-        )
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0)
+        bar = color_bar(
+            figure, picture, axes, f"{label}\n{beyond} of the map is beyond" if beyond else label, fraction=0.025,
+            pad=0.02, aspect=28, shrink=0.7, extend=_EXTEND[bool(below.any()), bool(above.any())],
+        )  # fmt: skip
         bar.ax.yaxis.set_major_formatter(short_number)
-        bar.set_label(f"{label}\n{beyond} of the map is beyond" if beyond else label)
         span = f"{quantity.error(float(finite.min()))} to {quantity.error(float(finite.max()))}"
         words = f"Map of the {title[0].lower()}{title[1:]}, from {span}."
         if beyond:
@@ -114,10 +95,10 @@ def _map(
         return finish(figure, name=f"{prefix}-{name}", description=words, data=data)
 
 
-def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quantity) -> Drawing | None:
+def held_out_scatter(name: str, arrays: Arrays, quantity: Quantity) -> Drawing | None:
     """Predicted against true values at points that the prediction has not seen."""
     truth, predicted = arrays.get(f"{name}/values"), arrays.get(f"{name}/predicted")
-    if truth is None or predicted is None or truth.shape != predicted.shape or not truth.size:
+    if truth is None or predicted is None:
         return None
     good = np.isfinite(truth) & np.isfinite(predicted)
     if not good.any():
@@ -126,9 +107,9 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quan
     low, high = (float(f([f(truth), f(predicted)])) for f in (np.min, np.max))
     with canvas(3.9, 3.9) as figure:
         axes = figure.add_subplot()
-        axes.plot([low, high], [low, high], color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([low, high], [low, high], **DASHED)
         std = arrays.get(f"{name}/std")
-        if std is not None and std.shape == good.shape:
+        if std is not None:
             # Two standard deviations either way: about 95 % of the bars should meet the dashed line.
             axes.errorbar(
                 truth, predicted, yerr=2 * std[good], fmt="none", ecolor=PALETTE["series-1"], elinewidth=0.4,
@@ -140,13 +121,10 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quan
         data = Data((f"true {quantity.label}", f"predicted {quantity.label}"))
         for true, guess in zip(truth, predicted, strict=True):
             data.add(axes, true, guess, float(true), float(guess))
-        axes.set_aspect("equal")
         margin = 0.04 * max(high - low, 1e-12)
-        axes.set_xlim(low - margin, high + margin)
-        axes.set_ylim(low - margin, high + margin)
-        axes.set_title("Held-out points")
-        axes.set_xlabel(f"true {quantity.label}")
-        axes.set_ylabel(f"predicted {quantity.label}")
+        ends = (low - margin, high + margin)
+        axes.set(aspect="equal", xlim=ends, ylim=ends, title="Held-out points")
+        axes.set(xlabel=data.columns[0], ylabel=data.columns[1])
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.set_major_formatter(short_number)
@@ -159,21 +137,17 @@ def held_out_scatter(name: str, arrays: Mapping[str, np.ndarray], quantity: Quan
         return finish(figure, name=f"scatter-{name}", description=f"{words}.", data=data)
 
 
-def coverage_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
+def coverage_plot(name: str, arrays: Arrays) -> Drawing | None:
     """How many held-out values central intervals hold, against how many they promise."""
     level, found = (arrays.get(f"{name}/coverage_{key}") for key in ("level", "found"))
-    if level is None or found is None or level.shape != found.shape or not level.size:
+    if level is None or found is None:
         return None
     with canvas(4.7, 3.9) as figure:
         axes = figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([0, 1], [0, 1], **DASHED)
         axes.plot(level, found, "o-", color=PALETTE["series-3"], markersize=3.5, linewidth=1)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.02)
-        axes.set_aspect("equal")
-        axes.set_title("Coverage of intervals")
-        axes.set_xlabel("probability promised")
-        axes.set_ylabel("held-out values within")
+        axes.set(aspect="equal", xlim=(0, 1), ylim=(0, 1.02), title="Coverage of intervals")
+        axes.set(xlabel="probability promised", ylabel="held-out values within")
         data = Data(("promised", "found"))
         for promised, held in zip(level, found, strict=True):
             data.add(axes, promised, held, float(promised), float(held))
@@ -185,7 +159,7 @@ def coverage_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None
         return finish(figure, name=f"coverage-{name}", description=words, data=data)
 
 
-def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
+def variogram_plot(name: str, arrays: Arrays) -> Drawing | None:
     """Semivariance of the values and of their residuals when left out, both standardized, by distance."""
     distance, values, residuals = (
         arrays.get(f"{name}/variogram_{key}") for key in ("distance", "values", "residuals")
@@ -194,23 +168,19 @@ def variogram_plot(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | Non
         return None
     with canvas(4.7, 3.9) as figure:
         axes = figure.add_subplot()
-        axes.plot(
-            distance, values, "s-", color=PALETTE["series-1"], markersize=3, linewidth=1, label="values"
-        )
-        axes.plot(
-            distance, residuals, "o-", color=PALETTE["series-3"], markersize=3, linewidth=1,
-            label="errors of prediction",
-        )  # fmt: skip
         data = Data(("distance", "of", "semivariance"))
-        for of, series in (("values", values), ("errors of prediction", residuals)):
+        for of, series, marker, color in (
+            ("values", values, "s-", "series-1"),
+            ("errors of prediction", residuals, "o-", "series-3"),
+        ):
+            axes.plot(distance, series, marker, color=PALETTE[color], markersize=3, linewidth=1, label=of)
             for far, semivariance in zip(distance, series, strict=True):
                 data.add(axes, far, semivariance, float(far), of, float(semivariance))
-        axes.axhline(1.0, color=PALETTE["muted"], linewidth=1, linestyle=(0, (4, 3)))
+        axes.axhline(1.0, **DASHED)
         logarithmic(axes, "x")
         axes.set_ylim(bottom=0)
-        axes.set_title("Variogram")
+        axes.set(title="Variogram", ylabel="semivariance, standardized")
         axes.set_xlabel("distance (radii of the globe)" if f"{name}/longitude" in arrays else "distance")
-        axes.set_ylabel("semivariance, standardized")
         axes.legend()
         words = (
             "Variogram: the semivariance of pairs of points by their distance. The errors of prediction are found by "

@@ -20,7 +20,7 @@ def ranks_by_level(
     Args:
         name: Makes the ids unique.
         n: Number of rows and columns.
-        blocks: Rows of (first row, past last row, first column, past last column, rank or -1).
+        blocks: As of :func:`pipeline.report.figures.structure.block_structure`.
         levels: Levels of the tree; a block's level is the one whose boxes have its number of rows.
     """
     table = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)
@@ -38,12 +38,10 @@ def ranks_by_level(
         axes = figure.add_subplot()
         axes.vlines(found, spans[:, 0], spans[:, 2], color=look.color, linewidth=4, alpha=0.35)
         axes.plot(found, spans[:, 1], color=look.color, marker=look.marker, markersize=5, linewidth=1.2)
-        axes.set_ylim(0, max(1.08 * float(spans[:, 2].max()), 1.0))
-        axes.set_xticks(found)
+        axes.set(xticks=found, ylim=(0, max(1.08 * float(spans[:, 2].max()), 1.0)))
         axes.margins(x=0.12)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlabel("level of the tree (leaves on the right)")
-        axes.set_title("Rank of far blocks")
+        axes.set(title="Rank of far blocks", xlabel="level of the tree (leaves on the right)")
         data = Data(("level", "blocks", "smallest rank", "median rank", "largest rank"))
         for level, (low, middle, high) in zip(found, spans, strict=True):
             n_blocks = int((of_block == level).sum())

@@ -23,12 +23,7 @@ LINE, ROOM = 10.0, 24.0
 def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawing]:
     """One roofline per batch size: layers as an arrow from FP32 (hollow) to FP16 (filled), with their number.
 
-    Where layers multiply BF16 pairs, there is a roof for those as well.
-
-    Args:
-        run: Makes the ids unique.
-        rows: Layer timings; those without intensity or speed are left out.
-        roofs: Ceilings of the core.
+    Where layers multiply BF16 pairs, there is a roof for those as well. Layers without intensity or speed are left out.
     """
     numbers = {layer: place for place, layer in enumerate(dict.fromkeys(row.layer for row in rows), 1)}
     points: dict[int, list[Point]] = {batch: [] for batch in sorted({row.batch for row in rows})}
@@ -60,10 +55,8 @@ def _move(row: TimingRow) -> tuple[float, float, float, float] | None:
     """(intensity, GFLOP/s) at FP32, then at FP16: same operations, other bytes and time; None where not known."""
     if not is_number(row.intensity) or not is_number(row.gflops):
         return None
-    if (
-        min(row.intensity, row.gflops, row.seconds_fp32, row.seconds_fp16, row.bytes_fp32, row.bytes_fp16)
-        <= 0
-    ):
+    sizes = (row.seconds_fp32, row.seconds_fp16, row.bytes_fp32, row.bytes_fp16)
+    if min(row.intensity, row.gflops, *sizes) <= 0:
         return None
     before = row.intensity * row.bytes_fp16 / row.bytes_fp32
     return before, row.gflops * row.seconds_fp16 / row.seconds_fp32, row.intensity, row.gflops
@@ -86,13 +79,10 @@ def _roofline(
 ) -> Drawing:
     with canvas(4.7, 3.6) as figure:
         axes = figure.add_subplot()
-        axes.set_xlim(extent[0], extent[1])
-        axes.set_ylim(extent[2], extent[3])
+        axes.set(xlim=extent[:2], ylim=extent[2:], title=f"Batch {batch}")
+        axes.set(xlabel="FLOP per byte", ylabel="GFLOP/s")
         logarithmic(axes, "x")
         logarithmic(axes, "y")
-        axes.set_title(f"Batch {batch}")
-        axes.set_xlabel("FLOP per byte")
-        axes.set_ylabel("GFLOP/s")
         figure.draw_without_rendering()  # what follows places words by where the axes really lie
         ceilings = _draw_roofs(axes, roofs, peaks, extent)
         for _, x0, y0, x1, y1 in points:

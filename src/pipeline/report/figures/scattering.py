@@ -1,14 +1,14 @@
 """A scattered wave: its field on the surface that scatters it, and far away."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.collections import PolyCollection
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pipeline.report.drawing import PALETTE, Data, Drawing, canvas, finish
-from pipeline.report.figures.axes import short_number
+from pipeline.report.drawing import PALETTE, Arrays, Data, Drawing, canvas, finish
+from pipeline.report.figures.axes import color_bar, short_number
 from pipeline.report.formatting import significant
 
 _COLORS = "viridis"
@@ -19,10 +19,10 @@ _PIXELS = 800  # along the longer side of the picture in which triangles are fou
 _FLOOR = 60.0  # decibels below the greatest value: deeper notches are not told from errors
 
 
-def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
+def far_field(name: str, arrays: Arrays) -> Drawing | None:
     """Draw the scattered power against the angle from the incident wave, in two perpendicular planes."""
     angles, field = arrays.get(f"{name}/angle"), arrays.get(f"{name}/far_field")
-    if angles is None or field is None or field.shape != (2, len(angles)):
+    if angles is None or field is None:
         return None
     sizes = np.abs(field)
     top = float(sizes.max(initial=0.0))
@@ -41,11 +41,8 @@ def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
             )
             for angle, size, height in zip(angles, sizes[plane], decibels[plane], strict=True):
                 data.add(axes, angle, height, label, float(angle), float(size))
-        axes.set_xlim(0, 360)
-        axes.set_xticks(np.arange(0, 361, 60))
+        axes.set(xlim=(0, 360), xticks=np.arange(0, 361, 60), ylabel="20 log₁₀ |f|", title="Far field")
         axes.set_xlabel("angle from the incident wave (degrees)")
-        axes.set_ylabel("20 log₁₀ |f|")
-        axes.set_title("Far field")
         axes.legend()
         at = float(angles[sizes.max(axis=0).argmax()])
         words = (
@@ -57,7 +54,7 @@ def far_field(name: str, arrays: Mapping[str, np.ndarray]) -> Drawing | None:
         return finish(figure, name=f"far-field-{name}", description=words, data=data)
 
 
-def surface_field(name: str, arrays: Mapping[str, np.ndarray], prefix: str = "surface") -> Drawing | None:
+def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing | None:
     """Draw the field on the surface, seen along the incident wave and against it.
 
     A soft surface has a normal derivative on each triangle, a hard one a pressure at each vertex, whose mean colors a
@@ -86,7 +83,7 @@ def surface_field(name: str, arrays: Mapping[str, np.ndarray], prefix: str = "su
             panels, (1.0, -1.0), ("Seen along the wave", "Seen against it"), strict=True
         ):
             order = seen(vertices, triangles, side * direction)
-            flat = vertices @ np.stack([side * across, up], axis=1)
+            flat: Any = vertices @ np.stack([side * across, up], axis=1)
             picture = PolyCollection(
                 flat[triangles[order]], array=sizes[order], cmap=_COLORS, edgecolors="face", linewidths=0.2,
                 rasterized=True,
@@ -94,18 +91,15 @@ def surface_field(name: str, arrays: Mapping[str, np.ndarray], prefix: str = "su
             picture.set_clim(0.0, top or 1.0)
             axes.add_collection(picture)
             axes.autoscale_view()
-            axes.set_aspect("equal")
+            axes.set(aspect="equal", title=title)
             axes.set_axis_off()
-            axes.set_title(title)
             on_top = uncovered(flat[triangles[order]])
             for triangle in order[on_top][:: max(1, -(-len(on_top) // _MOST_ROWS))]:
                 middle = centers[triangle]
                 x, y = flat[triangles[triangle]].mean(axis=0)
                 data.add(axes, x, y, *map(float, middle), title.lower(), float(sizes[triangle]))
                 told[triangle] = True
-        bar = figure.colorbar(picture, ax=panels, fraction=0.025, pad=0.02, aspect=28, shrink=0.8)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0)
+        bar = color_bar(figure, picture, panels, fraction=0.025, pad=0.02, aspect=28, shrink=0.8)
         bar.ax.yaxis.set_major_formatter(short_number)
         if len(triangles) <= _MOST_ROWS:
             data.rows.extend(

@@ -9,6 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
 
 from pipeline.report.drawing import Data, Drawing, GridValues, canvas, finish
+from pipeline.report.figures.axes import color_bar
 from pipeline.report.formatting import count, decimal, plural
 
 DENSE = "#cc5500"
@@ -46,13 +47,11 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
         axes.imshow(image, extent=(0, n, n, 0), interpolation="none")
         axes.set_axis_off()
         _write_ranks(axes, n, table)
-        bar = figure.colorbar(
-            ScalarMappable(norm, shades), ax=axes, orientation="horizontal", fraction=0.035, pad=0.02, aspect=40,
-            boundaries=np.linspace(0, top, 65), ticks=np.unique(np.linspace(0, top, 5).round()),
+        color_bar(
+            figure, ScalarMappable(norm, shades), axes, "rank (orange: dense)" if dense.any() else "rank",
+            orientation="horizontal", fraction=0.035, pad=0.02, aspect=40, boundaries=np.linspace(0, top, 65),
+            ticks=np.unique(np.linspace(0, top, 5).round()),
         )  # fmt: skip
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(length=0)
-        bar.set_label("rank (orange: dense)" if dense.any() else "rank")
         low = ranks[~dense]
         words = (
             f"{plural(n, 'row')} in {plural(len(table), 'block')}: {count(int(dense.sum()))} dense and "

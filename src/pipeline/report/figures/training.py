@@ -9,13 +9,12 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.artifacts.results.facts import Number
 from pipeline.artifacts.results.network import EpochRow
-from pipeline.report.content import LegendKey
 from pipeline.report.drawing import PALETTE, Data, Drawing, Stroke, canvas, finish, strokes
 from pipeline.report.figures.axes import logarithmic, percent, short_number
 from pipeline.report.formatting import decimal, is_number, shorten, with_percent
 from pipeline.report.formatting import percent as as_percent
 from pipeline.report.metrics import RunMetrics
-from pipeline.report.runs import Runs, accuracy_on_test, histories_of, label_of, loss_on_test
+from pipeline.report.runs import OverSeeds, Runs, accuracy_on_test, histories_of, label_of, loss_on_test
 from pipeline.report.spread import Spread
 
 EpochFigure = Callable[[EpochRow], Number]
@@ -28,33 +27,25 @@ EPOCHS_TO_ZOOM = 10
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity by epoch: its name, its value in a row of a history, and whether it is an accuracy."""
+    """A quantity by epoch: its name, its value in a row of a history, its axis's label, and if it is an accuracy."""
 
     name: str
     of: EpochFigure
+    label: str = ""
     accuracy: bool = False
-
-
-@dataclass(frozen=True)
-class Against:
-    """What a curve is drawn against: its name in ids, the label of its axis, and its value in a row of a history."""
-
-    name: str
-    label: str
-    of: EpochFigure
 
 
 ACCURACY = Curve("validation accuracy", lambda row: row.validation_accuracy, accuracy=True)
 TRAIN_LOSS = Curve("train loss", lambda row: row.train_loss)
 VALIDATION_LOSS = Curve("validation loss", lambda row: row.validation_loss)
-EPOCH = Against("epoch", "epoch", lambda row: row.epoch)
-STEPS = Against("steps", "optimizer steps", lambda row: row.steps)
-SECONDS = Against("seconds", "seconds of training", lambda row: row.seconds)
+EPOCH = Curve("epoch", lambda row: row.epoch, "epoch")
+STEPS = Curve("steps", lambda row: row.steps, "optimizer steps")
+SECONDS = Curve("seconds", lambda row: row.seconds, "seconds of training")
 
 
-def legend(training: Runs) -> tuple[LegendKey, ...]:
+def legend(training: Runs) -> list[tuple[Stroke, str]]:
     """The key to the curves of these runs."""
-    return tuple(LegendKey(look, label_of(name, training[name])) for name, look in strokes(training).items())
+    return [(look, label_of(name, training[name])) for name, look in strokes(training).items()]
 
 
 def learning_curves(training: Runs) -> list[Drawing]:
@@ -81,25 +72,22 @@ def progress(training: Runs) -> Drawing | None:
         data = _data()
         ends = _draw(left, training, ACCURACY, SECONDS, data)
         _draw(right, training, ACCURACY, STEPS, data)
-        left.set_title("Validation accuracy, by time")
-        left.set_xlabel(SECONDS.label)
-        right.set_title("By optimizer step")
-        right.set_xlabel(STEPS.label)
+        left.set(title="Validation accuracy, by time", xlabel=SECONDS.label)
+        right.set(title="By optimizer step", xlabel=STEPS.label)
         percent(left, "y")
         _zoom(left, training, ACCURACY)
         words = f"Validation accuracy against time and steps: {'; '.join(ends)}."
         return finish(figure, name="progress", description=words, data=data)
 
 
-def _curves(training: Runs, curve: Curve, against: Against, title: str) -> Drawing:
+def _curves(training: Runs, curve: Curve, against: Curve, title: str) -> Drawing:
     with canvas(4.7, 3.1) as figure:
         # Fixed margins: the panels of one figure line up.
         figure.set_layout_engine("none")
         axes = figure.add_axes((0.125, 0.155, 0.86, 0.745))
         data = _data()
         ends = _draw(axes, training, curve, against, data)
-        axes.set_title(title)
-        axes.set_xlabel(against.label)
+        axes.set(title=title, xlabel=against.label)
         if curve.accuracy:
             percent(axes, "y")
             _zoom(axes, training, curve)
@@ -118,7 +106,7 @@ def _data() -> Data:
     return Data(("run", "seed", "epoch", "steps", "seconds", "quantity", "value"))
 
 
-def _draw(axes: Axes, training: Runs, curve: Curve, against: Against, data: Data) -> list[str]:
+def _draw(axes: Axes, training: Runs, curve: Curve, against: Curve, data: Data) -> list[str]:
     """Draw means and bands of all runs, keep every seed's points, and tell where the runs end."""
     reach: list[float] = []
     ends: list[str] = []
@@ -139,7 +127,7 @@ def _draw(axes: Axes, training: Runs, curve: Curve, against: Against, data: Data
     return ends
 
 
-def _keep(data: Data, axes: Axes, name: str, run: RunMetrics, curve: Curve, against: Against) -> None:
+def _keep(data: Data, axes: Axes, name: str, run: RunMetrics, curve: Curve, against: Curve) -> None:
     """Keep the points of every seed of a run."""
     for seed, found in run.seeds.items():
         for row in found.history:
@@ -178,20 +166,17 @@ def _band(
     return x, low, mean, high
 
 
-def final_scores(training: Runs, with_curves: Runs) -> list[Drawing]:
+def final_scores(training: Runs, with_curves: Runs) -> list[Drawing | None]:
     """Every seed's test accuracy and test loss as a dot, the mean as a bar, in the colors of the runs' curves."""
     looks = strokes(training, with_curves)
-    with_accuracy = _dots(training, looks, accuracy_on_test, "Test accuracy, seed by seed", "accuracy")
-    with_loss = _dots(training, looks, loss_on_test, "Test loss, seed by seed", "loss")
-    return [drawing for drawing in (with_accuracy, with_loss) if drawing is not None]
+    return [
+        _dots(training, looks, accuracy_on_test, "Test accuracy, seed by seed", "accuracy"),
+        _dots(training, looks, loss_on_test, "Test loss, seed by seed", "loss"),
+    ]
 
 
 def _dots(
-    training: Runs,
-    looks: Mapping[str, Stroke],
-    quantity: Callable[[RunMetrics], Spread],
-    title: str,
-    unit: str,
+    training: Runs, looks: Mapping[str, Stroke], quantity: OverSeeds, title: str, unit: str
 ) -> Drawing | None:
     spreads = {name: quantity(run) for name, run in training.items()}
     if not any(spread.n for spread in spreads.values()):
@@ -213,9 +198,13 @@ def _dots(
                 data.add(axes, value, index, label_of(name, training[name]), seed, value)
             mean = with_percent(spread.mean, 2) if unit == "accuracy" else decimal(spread.mean, 3)
             words.append(f"{label_of(name, training[name])} {mean}")
-        labels = [shorten(label_of(name, run), 34) for name, run in training.items()]
-        _name_rows(axes, labels)
         axes.set_title(title)
+        axes.set_yticks(range(len(spreads)), [shorten(label_of(*run), 34) for run in training.items()])
+        axes.set_ylim(len(spreads) - 0.45, -0.55)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0, labelcolor=PALETTE["ink"])
+        axes.margins(x=0.12)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         if unit == "accuracy":
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
             left, right = axes.get_xlim()
@@ -225,12 +214,3 @@ def _dots(
         return finish(
             figure, name=f"final-{unit}", description=f"{title}, means: {', '.join(words)}.", data=data
         )
-
-
-def _name_rows(axes: Axes, labels: list[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.45, -0.55)
-    axes.grid(False, axis="y")
-    axes.tick_params(axis="y", length=0, labelcolor=PALETTE["ink"])
-    axes.margins(x=0.12)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -5,11 +5,10 @@ one, write a file with such a function beside these, and name it below: the page
 and tables follow.
 """
 
-from collections.abc import Callable, Mapping
-
-import numpy as np
+from collections.abc import Callable
 
 from pipeline.report.content import PageSection
+from pipeline.report.drawing import Arrays
 from pipeline.report.metrics import Metrics
 from pipeline.report.sections.elsewhere import elsewhere_section
 from pipeline.report.sections.matrices import matrices_section
@@ -21,8 +20,6 @@ from pipeline.report.sections.study import (
     rules_section,
 )
 from pipeline.report.sections.training import training_section
-
-Arrays = Mapping[str, np.ndarray]
 
 SECTIONS: tuple[Callable[[Metrics, Arrays], PageSection | None], ...] = (
     missing_section,

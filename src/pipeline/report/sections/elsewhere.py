@@ -2,30 +2,29 @@
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
-from pipeline.report.content import Block, Column, Link, PageSection, Table
+from pipeline.report.content import Block, Column, PageSection, Prose, Table
 from pipeline.report.critical_batches import predictions_in_words
+from pipeline.report.drawing import Arrays
 from pipeline.report.elsewhere import claims_of, names_of
 from pipeline.report.formatting import DASH, count, plural
-from pipeline.report.metrics import Metrics, RunMetrics
-from pipeline.report.runs import comparable, label_with_divergence, method_of
+from pipeline.report.metrics import Metrics
+from pipeline.report.runs import comparable, label_with_divergence, method_of, runs_of
 from pipeline.report.standings import beside, preferred
 
 #: A run of one study is compared with the runs of others that have the same method and batch.
 Key = tuple[str, int]
 
 
-def elsewhere_section(metrics: Metrics, _: Mapping[str, np.ndarray]) -> PageSection | None:
+def elsewhere_section(metrics: Metrics, _: Arrays) -> PageSection | None:
     """Set the verdicts of the study beside those of the studies that were computed with it."""
     if not metrics.beside or not metrics.training:
         return None
     studies = {metrics.study.name: metrics, **metrics.beside}
     names = names_of(metrics)
-    tables = (make({names[name]: study for name, study in studies.items()}) for make in TABLES)
-    blocks: list[Block] = [table for table in tables if table is not None]
-    blocks += [_link(name, names[name], study) for name, study in metrics.beside.items()]
-    return PageSection("elsewhere", "Does it hold elsewhere?", _lead(metrics, names), tuple(blocks))
+    called = {names[name]: study for name, study in studies.items()}
+    links = (_link(name, names[name], study) for name, study in metrics.beside.items())
+    blocks: list[Block] = [*(make(called) for make in TABLES), *links]
+    return PageSection("elsewhere", "Does it hold elsewhere?", _lead(metrics, names), blocks)
 
 
 def _lead(metrics: Metrics, names: Mapping[str, str]) -> str:
@@ -45,13 +44,11 @@ def _lead(metrics: Metrics, names: Mapping[str, str]) -> str:
     return f"{text[0].upper()}{text[1:]}. {judges}" if text else judges
 
 
-def _claims(studies: Mapping[str, Metrics]) -> Table | None:
+def _claims(studies: Mapping[str, Metrics]) -> Table:
     """One row per claim, with the numbers of each study below it."""
     judged = {name: claims_of(study) for name, study in studies.items()}
     statements = list(dict.fromkeys(statement for claims in judged.values() for statement in claims))
-    if not statements:
-        return None
-    return Table.of(
+    return Table(
         "The claims in each study",
         ("Claim", *map(Column, studies)),
         [
@@ -65,14 +62,12 @@ def _claims(studies: Mapping[str, Metrics]) -> Table | None:
     )  # fmt: skip
 
 
-def _standings(studies: Mapping[str, Metrics]) -> Table | None:
+def _standings(studies: Mapping[str, Metrics]) -> Table:
     """Every method at a larger batch that several studies have, beside the reference of each."""
     found = {name: _beside_reference(study) for name, study in studies.items()}
     keys = [key for rows in found.values() for key in rows]
     common = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    if not common:
-        return None
-    return Table.of(
+    return Table(
         "Points of test accuracy above the reference of the claims, in each study",
         ("Method", "Batch", *(Column(name, numeric=True) for name in studies)),
         [
@@ -85,22 +80,17 @@ def _standings(studies: Mapping[str, Metrics]) -> Table | None:
 
 
 def _beside_reference(study: Metrics) -> dict[Key, tuple[str, str]]:
-    roles, training = study.claims_of, study.training
-    if roles is None or roles.reference is None or roles.reference not in training:
+    reference = runs_of(study.training, study.claims_of).get("reference")
+    if reference is None:
         return {}
-    reference = training[roles.reference]
     return {
-        _key(run): beside(run, reference)
-        for run in comparable(training).values()
+        (method_of(run), run.batch_size): beside(run, reference)
+        for run in comparable(study.training).values()
         if run.batch_size > reference.batch_size and beside(run, reference)[0]
     }
 
 
-def _key(run: RunMetrics) -> Key:
-    return method_of(run), run.batch_size
-
-
-def _best(studies: Mapping[str, Metrics]) -> Table | None:
+def _best(studies: Mapping[str, Metrics]) -> Table:
     """The run that validation prefers at every batch, in each study."""
     found = {
         name: {batch: runs[0] for batch, runs in preferred(study.training).items()}
@@ -108,9 +98,7 @@ def _best(studies: Mapping[str, Metrics]) -> Table | None:
     }
     batches = [batch for best in found.values() for batch in best]
     common = sorted({batch for batch in batches if batches.count(batch) > 1})
-    if not common:
-        return None
-    return Table.of(
+    return Table(
         "The best method at each batch, in each study",
         ("Batch", *map(Column, studies)),
         [
@@ -124,32 +112,27 @@ def _best(studies: Mapping[str, Metrics]) -> Table | None:
     )
 
 
-def _critical_batches(studies: Mapping[str, Metrics]) -> Table | None:
+def _critical_batches(studies: Mapping[str, Metrics]) -> Table:
     """What noise predicts and what the sweep finds, by method."""
     found = {
         name: predictions_in_words(study.training, study.sweeps, study.predictions)
         for name, study in studies.items()
     }
     methods = list(dict.fromkeys(method for rows in found.values() for method in rows))
-    if not methods:
-        return None
-    return Table.of(
+    return Table(
         "The batch from which a method loses, predicted and found, in each study",
         ("Method", *map(Column, studies)),
         [(method, *(rows.get(method, DASH) for rows in found.values())) for method in methods],
     )
 
 
-def _link(name: str, called: str, study: Metrics) -> Link:
+def _link(name: str, called: str, study: Metrics) -> Prose:
     about = study.study.description
-    return Link(
-        f"{called}: {about}" if about else f"{called}.",
-        f"../../{name}/report/index.html",
-        f"The page of {name}",
-    )
+    text = f"{called}: {about}" if about else f"{called}."
+    return Prose(text, link=(f"../../{name}/report/index.html", f"The page of {name}"))
 
 
-TABLES: tuple[Callable[[Mapping[str, Metrics]], Table | None], ...] = (
+TABLES: tuple[Callable[[Mapping[str, Metrics]], Table], ...] = (
     _claims,
     _standings,
     _best,

@@ -1,13 +1,10 @@
 """The section on hierarchical matrices."""
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from pipeline.report import tables
 from pipeline.report.answers.numbers import fit_text, result_text
 from pipeline.report.content import Block, Heading, Illustration, NamedValues, PageSection, Prose
 from pipeline.report.distribution import distribution
+from pipeline.report.drawing import Arrays
 from pipeline.report.facts import kernel_text, matrix_facts
 from pipeline.report.figures.growth import exponents, growth
 from pipeline.report.figures.kriging import (
@@ -20,15 +17,15 @@ from pipeline.report.figures.kriging import (
 from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.scattering import far_field, surface_field
 from pipeline.report.figures.structure import block_structure
-from pipeline.report.first_screen import drawn_first, has_deviations
-from pipeline.report.formatting import listing, setting
+from pipeline.report.first_screen import deviations_shown, drawn_first, has_deviations
+from pipeline.report.formatting import listing, sentences, setting
 from pipeline.report.metrics import MatrixMetrics, Metrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
-from pipeline.report.runs import n_classes_of, said_beside
+from pipeline.report.runs import said_beside
 from pipeline.report.solutions import doubt
 
 
-def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> PageSection | None:
+def matrices_section(metrics: Metrics, arrays: Arrays) -> PageSection | None:
     """Show what each matrix was for, its structure and its costs; then growth with N."""
     matrices, scaling = metrics.matrices, metrics.scaling
     if not matrices and scaling is None:
@@ -51,22 +48,22 @@ def matrices_section(metrics: Metrics, arrays: Mapping[str, np.ndarray]) -> Page
             " Points in many dimensions have hardly anything that is far away: "
             f"{kept} as one product of low rank and a diagonal."
         )
-    return PageSection(
-        "numbers", "Fewer numbers", lead, tuple(block for block in blocks if block is not None)
-    )
+    return PageSection("numbers", "Fewer numbers", lead, blocks)
 
 
 def _matrix(
-    name: str, matrix: MatrixMetrics, arrays: Mapping[str, np.ndarray], metrics: Metrics, *, on_top: bool
+    name: str, matrix: MatrixMetrics, arrays: Arrays, metrics: Metrics, *, on_top: bool
 ) -> list[Block | None]:
     notes = [*matrix.compress.notes, *(matrix.solve.notes if matrix.solve is not None else [])]
+    fit = fit_text(matrix)
     return [
         Heading(name),
-        Prose(result_text(name, matrix, n_classes_of(metrics), metrics.study.name)),
+        Prose(result_text(name, matrix, len(metrics.study.classes), metrics.study.name)),
         doubt(name, matrix),
-        Prose(fit_text(matrix)) if fit_text(matrix) else None,
+        Prose(fit) if fit else None,
         *_kriging(name, matrix, arrays, on_top=on_top, deviations_on_top=on_top and has_deviations(metrics)),
-        *_scattering(name, arrays, on_top=on_top),
+        Illustration([None if on_top else surface_field(name, arrays)], described=True),
+        Illustration([far_field(name, arrays)], described=True),
         _structure(name, matrix),
         NamedValues(matrix_facts(matrix)),
         Prose(f"Noted on the way: {'; '.join(notes)}.", quiet=True) if notes else None,
@@ -80,73 +77,65 @@ def _structure(name: str, matrix: MatrixMetrics) -> Illustration | None:
     if matrix.structure is None:
         return None
     n, blocks = matrix.structure.n, matrix.structure.blocks
-    found = (block_structure(name, n, blocks), ranks_by_level(name, n, blocks, matrix.compress.levels))
-    panels = tuple(panel for panel in found if panel is not None)
-    if not panels:
+    structure, ranks = (
+        block_structure(name, n, blocks),
+        ranks_by_level(name, n, blocks, matrix.compress.levels),
+    )
+    if structure is None:
         return None
     caption = (
-        f"{panels[0].description} Rows and columns are in tree order, so that what is near in space is near in "
+        f"{structure.description} Rows and columns are in tree order, so that what is near in space is near in "
         "the matrix. Orange blocks couple near points and are kept whole; the others couple far boxes and are kept "
         "as products of as many columns as their rank says."
     )
-    if len(panels) > 1:
+    if ranks is not None:
         caption += (
             " The picture on the right shows the median rank of the far blocks of each level, with bars from the "
             "smallest to the largest. Boxes grow to the left. Where ranks do not grow with them, storage grows like N."
         )
-    return Illustration(panels, caption, shape="pair" if len(panels) > 1 else "single")
+    return Illustration((structure, ranks), caption)
 
 
 def _kriging(
     name: str,
     matrix: MatrixMetrics,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Arrays,
     *,
     on_top: bool,
     deviations_on_top: bool,
 ) -> list[Block]:
     quantity = Quantity.of(matrix.result)
-    blocks: list[Block] = []
     scatter = held_out_scatter(name, arrays, quantity)
-    if on_top and scatter is not None:
-        caption = f"The {quantity.name} that kriging predicts where the truth was held out, against it (dashed: equal)."
-        blocks.append(Illustration((scatter,), caption, shape="single"))
-    found = () if on_top else (kriging_map(name, arrays, quantity), scatter)
-    panels = tuple(panel for panel in found if panel is not None)
-    if panels:
-        caption = f"The {quantity.name} that kriging predicts from the known points" + (
-            ", and how it compares where the truth was held out (dashed: equal)." if len(panels) > 1 else "."
-        )
-        blocks.append(Illustration(panels, caption, shape="map" if len(panels) > 1 else "single"))
-    deviations = None if deviations_on_top else deviation_map(name, arrays, quantity)
-    if deviations is not None:
-        caption = f"{deviations.description} The noise of single observations is not included."
-        blocks.append(Illustration((deviations,), caption, shape="single"))
-    checks = tuple(
-        panel for panel in (coverage_plot(name, arrays), variogram_plot(name, arrays)) if panel is not None
-    )
-    if checks:
-        blocks.append(Illustration(checks, " ".join(panel.description for panel in checks)))
-    return blocks
-
-
-def _scattering(name: str, arrays: Mapping[str, np.ndarray], *, on_top: bool) -> list[Block]:
-    panels = (None if on_top else surface_field(name, arrays), far_field(name, arrays))
+    predicts, equal = f"The {quantity.name} that kriging predicts", "where the truth was held out"
+    if on_top:
+        first = Illustration([scatter], f"{predicts} {equal}, against it (dashed: equal).")
+    else:
+        field = kriging_map(name, arrays, quantity)
+        both = field is not None and scatter is not None
+        compared = f", and how it compares {equal} (dashed: equal)." if both else "."
+        layout = "map" if both else ""
+        first = Illustration((field, scatter), f"{predicts} from the known points{compared}", layout=layout)
     return [
-        Illustration((panel,), panel.description, shape="single") for panel in panels if panel is not None
+        first,
+        deviations_shown(None if deviations_on_top else deviation_map(name, arrays, quantity)),
+        Illustration(
+            (coverage_plot(name, arrays), variogram_plot(name, arrays)), layout="pair", described=True
+        ),
     ]
 
 
-def _growth(scaling: ScalingMetrics) -> list[Block | None]:
-    panels = growth(scaling.rows)
-    fitted = exponents(scaling.rows)
+def _growth(scaling: ScalingMetrics) -> list[Block]:
+    fitted, beside = exponents(scaling.rows), said_beside(scaling.alone)
     text = f"Kernel: {kernel_text(scaling.kernel)}. Points: {scaling.points}. Tolerance: {setting(scaling.tolerance)}."
-    beside = said_beside(scaling.alone)
-    table = tables.scaling(scaling.rows, fitted, beside)
-    caption = (
+    caption = sentences(
         f"Storage and time against N{', with fitted powers' if fitted else ''}; dashed, what the dense matrix "
-        f"would take.{'' if fitted else ' The sizes are too few or too small to tell powers of N.'}"
-        f"{f' {beside}' if beside else ''}"
+        "would take.",
+        "" if fitted else "The sizes are too few or too small to tell powers of N.",
+        beside,
     )
-    picture = Illustration(tuple(panels), caption) if panels else None
-    return [Heading("Growth with N"), Prose(text), picture, table]
+    return [
+        Heading("Growth with N"),
+        Prose(text),
+        Illustration(growth(scaling.rows), caption, layout="pair"),
+        tables.scaling(scaling.rows, fitted, beside),
+    ]

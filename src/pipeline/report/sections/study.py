@@ -1,16 +1,11 @@
 """The sections on the study as a whole: what is missing, where the time went, what changed, what it was made from."""
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from pipeline.report import tables
 from pipeline.report.content import Column, NamedValues, PageSection, Table
+from pipeline.report.drawing import Arrays
 from pipeline.report.facts import provenance_facts
 from pipeline.report.formatting import count, plural, seconds
 from pipeline.report.metrics import Metrics
-
-Arrays = Mapping[str, np.ndarray]
 
 
 def missing_section(metrics: Metrics, _: Arrays) -> PageSection | None:
@@ -22,20 +17,21 @@ def missing_section(metrics: Metrics, _: Arrays) -> PageSection | None:
         f"{plural(n, 'result')} of this study {'is' if n == 1 else 'are'} missing, because jobs failed. Means, "
         "verdicts and comparisons on this page are of what is there."
     )
-    rows = tuple((one.artefact, one.reason) for one in metrics.missing)
-    table = Table.of("Missing results and why", ("Result", Column("Reason")), rows)
+    rows = [(one.artefact, one.reason) for one in metrics.missing]
+    table = Table("Missing results and why", ("Result", Column("Reason")), rows)
     return PageSection("missing", "What is missing", lead, (table,))
 
 
 def rules_section(metrics: Metrics, _: Arrays) -> PageSection | None:
     """Tell which rules took how long."""
     rules = metrics.rules
-    table = tables.rule_costs(rules)
-    if table is None:
+    if not rules:
         return None
     slowest = max(rules, key=lambda row: row.seconds or 0.0)
     lead = f"{plural(len(rules), 'job')}; the longest is {slowest.rule} {slowest.job}".rstrip()
-    return PageSection("time", "Where the time went", f"{lead} with {seconds(slowest.seconds)}.", (table,))
+    return PageSection(
+        "time", "Where the time went", f"{lead} with {seconds(slowest.seconds)}.", (tables.rule_costs(rules),)
+    )
 
 
 def history_section(metrics: Metrics, _: Arrays) -> PageSection | None:
@@ -54,8 +50,9 @@ def history_section(metrics: Metrics, _: Arrays) -> PageSection | None:
     lead = (
         f"{compared}: {count(len(changes))} moved beyond their noise, {count(worse)} of them for the worse."
     )
-    commits = (tables.commits(history.commits),) if history.commits else ()
-    return PageSection("past", "Against past runs", lead, (tables.changes(changes), *commits))
+    return PageSection(
+        "past", "Against past runs", lead, (tables.changes(changes), tables.commits(history.commits))
+    )
 
 
 def provenance_section(metrics: Metrics, _: Arrays) -> PageSection | None:

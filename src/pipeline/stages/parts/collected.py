@@ -31,6 +31,7 @@ from pipeline.artifacts.store import Artifact
 from pipeline.config.report import ReportSpec
 from pipeline.data.own_points import System
 from pipeline.report import metrics as page
+from pipeline.report.runs import SECOND_ORDER
 
 Networks = Iterable[tuple[Artifact, NetworkFacts]]
 
@@ -194,37 +195,15 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
     if facts.failure:
         # What came before it is no result to compare others with.
         return page.SeedResult(diverged=facts.failure, alone=ran_alone(_span(network), spans))
-    history = network.rows_as("history", EpochRow)
-    last = history[-1] if history else None
-    kfac, phases = None, {}
-    if last is not None:
-        phases = {
-            "gradient": last.gradient_seconds,
-            "preconditioner": last.preconditioner_seconds,
-            "evaluation": last.evaluation_seconds,
-        }
-        if recipe.optimizer.name in ("kfac", "fop"):
-            kfac = page.Preconditioner(
-                n_retries=last.n_retries,
-                n_stale=last.n_stale,
-                n_skipped=last.n_skipped,
-                step_size=last.step_size,
-                damping=last.damping,
-                factor_age=last.factor_age,
-                inverse_age=last.inverse_age,
-                layers=network.values_as("layers", FactorFigures),
-            )
     return page.SeedResult(
-        history=history,
+        history=network.rows_as("history", EpochRow),
         test=facts.scores.get("test"),
         validation=facts.scores.get("validation"),
         train=facts.scores.get("train"),
         sharpness=facts.sharpness,
         seconds=facts.seconds,
         steps=facts.steps,
-        kfac=kfac,
-        phases=phases,
-        messages=facts.messages,
+        layers=network.values_as("layers", FactorFigures) if recipe.optimizer.name in SECOND_ORDER else {},
         alone=ran_alone(_span(network), spans),
     )
 
