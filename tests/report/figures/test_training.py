@@ -30,3 +30,12 @@ def test_the_climb_of_the_first_epochs_is_left_out_only_where_more_follows(limit
     bottom, top = limits[0]
     assert bool(bottom <= 0.4) is whole
     assert bottom < 0.9 < max(accuracies) < top
+
+
+def test_a_dot_has_the_number_of_its_seed_where_another_has_no_score(no_svg):
+    usual = {"label": "a", "optimizer": "sgd", "batch_size": 64, "train_samples": 100, "epochs": 1}
+    seeds = {"3": {"diverged": "a loss is not finite"}, "7": {"test": {"loss": 0.5, "accuracy": 0.9}}}
+    run = {"run": RunMetrics.model_validate(usual | {"seeds": seeds})}
+    accuracy, loss = training.final_scores(run, run)
+    assert accuracy.data["rows"] == [("a", "7", 90.0)]
+    assert loss.data["rows"] == [("a", "7", 0.5)]

@@ -194,7 +194,7 @@ def _dots(
                 spread.values, [index] * spread.n, linestyle="none", marker=look.marker, markersize=5.5,
                 color=look.color, alpha=0.75, markeredgecolor=PALETTE["paper"], markeredgewidth=0.6,
             )  # fmt: skip
-            for seed, value in zip(training[name].seeds, spread.values, strict=False):
+            for seed, value in spread.by_seed.items():
                 data.add(axes, value, index, label_of(name, training[name]), seed, value)
             mean = with_percent(spread.mean, 2) if unit == "accuracy" else decimal(spread.mean, 3)
             words.append(f"{label_of(name, training[name])} {mean}")
