@@ -4,28 +4,21 @@ A claim may hold beside the reference that it names and fail beside a baseline w
 for each run. Differences are of test accuracy, seed by seed, with Student's interval of paired values.
 """
 
+from pipeline.report import runs as of
 from pipeline.report.claims import MARGIN
 from pipeline.report.content import Column, Table
 from pipeline.report.formatting import count, decimal
 from pipeline.report.metrics import RoleMetrics, RunMetrics
-from pipeline.report.runs import (
-    SECOND_ORDER,
-    Runs,
-    accuracy_on_test,
-    accuracy_on_validation,
-    comparable,
-    label_with_divergence,
-    seeds_that_diverged,
-)
+from pipeline.report.runs import Runs
 from pipeline.report.spread import Difference, difference
 
 
 def best_baseline(training: Runs, reference: str) -> str:
     """Name the first-order run that validation prefers among those whose batch is no larger than the reference's."""
     found = {
-        name: accuracy_on_validation(run).mean or 0.0
-        for name, run in comparable(training).items()
-        if run.optimizer not in SECOND_ORDER and run.batch_size <= training[reference].batch_size
+        name: of.accuracy_on_validation(run).mean or 0.0
+        for name, run in of.comparable(training).items()
+        if run.optimizer not in of.SECOND_ORDER and run.batch_size <= training[reference].batch_size
     }
     return max(found, key=lambda name: found[name], default=reference)
 
@@ -38,16 +31,16 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
     peers = {name: training[name] for name in (reference, baseline)}
     rows = [
         (
-            label_with_divergence(name, run),
+            of.label_with_divergence(name, run),
             count(run.batch_size),
             *(cell for peer in peers.values() for cell in beside(run, peer)),
         )
-        for name, run in comparable(training).items()
+        for name, run in of.comparable(training).items()
         if run.batch_size > training[reference].batch_size
     ]
     if not any(row[2] for row in rows):
         return None
-    labels = [label_with_divergence(name, peer) for name, peer in peers.items()]
+    labels = [of.label_with_divergence(name, peer) for name, peer in peers.items()]
     said = (
         f"The reference of the claims, {labels[0]}, is also the best baseline"
         if len(labels) == 1
@@ -70,10 +63,10 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
 def preferred(training: Runs) -> dict[int, list[tuple[str, RunMetrics]]]:
     """The runs of every batch size that has several, those first that validation prefers."""
     by_batch: dict[int, list[tuple[str, RunMetrics]]] = {}
-    for name, run in comparable(training).items():
+    for name, run in of.comparable(training).items():
         by_batch.setdefault(run.batch_size, []).append((name, run))
     return {
-        batch: sorted(runs, key=lambda item: -(accuracy_on_validation(item[1]).mean or 0.0))
+        batch: sorted(runs, key=lambda item: -(of.accuracy_on_validation(item[1]).mean or 0.0))
         for batch, runs in sorted(by_batch.items())
         if len(runs) > 1
     }
@@ -85,7 +78,13 @@ def best_by_batch(training: Runs) -> Table:
         "The best method at each batch",
         ("Batch", Column("Best"), Column("Next"), "Points between them", Column("Verdict")),
         [
-            (count(batch), label_with_divergence(*first), label_with_divergence(*second), points, verdict)
+            (
+                count(batch),
+                of.label_with_divergence(*first),
+                of.label_with_divergence(*second),
+                points,
+                verdict,
+            )
             for batch, (first, second, *_) in preferred(training).items()
             for points, verdict in [beside(first[1], second[1])]
             if points
@@ -99,7 +98,7 @@ def beside(run: RunMetrics, other: RunMetrics) -> tuple[str, str]:
 
     A verdict in favor of a run of which a seed diverged would rest on the seeds that survived: it is undecided.
     """
-    by = difference(accuracy_on_test(run), accuracy_on_test(other))
+    by = difference(of.accuracy_on_test(run), of.accuracy_on_test(other))
     if by is None:
         return "", ""
     if by.half_width is None:
@@ -107,7 +106,9 @@ def beside(run: RunMetrics, other: RunMetrics) -> tuple[str, str]:
     low, high = (decimal(by.mean + sign * by.half_width, 2) for sign in (-1, 1))
     found = verdict(by)
     favored = other if found == "below" else run
-    return f"{decimal(by.mean, 2)} ({low} to {high})", "undecided" if seeds_that_diverged(favored) else found
+    return f"{decimal(by.mean, 2)} ({low} to {high})", "undecided" if of.seeds_that_diverged(
+        favored
+    ) else found
 
 
 def verdict(by: Difference) -> str:

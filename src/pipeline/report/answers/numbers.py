@@ -122,81 +122,73 @@ class ToldResult:
 
     Attributes:
         sentence: All that is known of it.
-        clause: One error of what was predicted, for a sentence on several matrices.
         number: The number that it was made for, for a headline; empty for systems, products and samples.
         words: What this number is.
+        brief: One error of what was predicted, where the sentence has several.
     """
 
     sentence: str
-    clause: str
     number: str = ""
     words: str = ""
+    brief: str = ""
 
-
-def told(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> ToldResult:
-    """What a matrix was for."""
-    sentence = result_text(name, matrix, n_classes, study)
-    clause = f"{sentence[0].lower()}{sentence[1:].removesuffix('.')}"
-    match matrix.result:
-        case KrigingResult() as result:
-            quantity = Quantity.of(result)
-            error = quantity.error(result.rmse)
-            return ToldResult(
-                sentence,
-                f"kriging with {name} predicts the {quantity.name} of {f.count(result.n_held_out)} held-out points to "
-                f"{error} RMSE",
-                error,
-                f"RMSE of the {quantity.name} at held-out points of {name}",
-            )
-        case ScatteringResult() as result:
-            section = f.significant(result.cross_section, 4)
-            return ToldResult(
-                sentence,
-                f"the scattering cross-section of {name} is {section} squared units of the mesh, and the scattered "
-                f"power differs by {f.percent(result.power_imbalance, 2)} from what the wave loses",
-                section,
-                f"scattering cross-section of {name}, in squared units of the mesh",
-            )
-        case CapacitanceResult() as result:
-            return ToldResult(sentence, clause, _capacitance(result), f"{result.unit}: capacitance of {name}")
-        case LogdetResult() as result:
-            return ToldResult(
-                sentence, clause, f.significant(result.log_determinant, 9), f"log-determinant of {name}"
-            )
-        case _:
-            return ToldResult(sentence, clause)
+    @property
+    def clause(self) -> str:
+        """The result in a sentence on several matrices."""
+        return self.brief or f"{self.sentence[0].lower()}{self.sentence[1:].removesuffix('.')}"
 
 
 def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> str:
     """What a matrix was for, in one sentence of numbers."""
+    return told(name, matrix, n_classes, study).sentence
+
+
+def told(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> ToldResult:
+    """What a matrix was for."""
     match matrix.result:
         case None:
-            return f"The {name} matrix is compressed, and its task was not done."
+            return ToldResult(f"The {name} matrix is compressed, and its task was not done.")
         case KrigingResult() as result:
-            return _kriging_text(result, matrix.points, f"results/{study}/solve/{name}")
-        case CapacitanceResult() as result:
-            return _capacitance_text(result, matrix.points)
-        case ScatteringResult() as result:
-            return _scattering_text(result, name)
-        case ClassificationResult() as result:
-            return _classification_text(result, name, n_classes)
-        case SystemResult() as result:
-            many = (
-                f"{f.count(result.n_columns)} right-hand sides" if result.n_columns > 1 else "right-hand side"
+            quantity = Quantity.of(result)
+            error = quantity.error(result.rmse)
+            return ToldResult(
+                _kriging_text(result, matrix.points, f"results/{study}/solve/{name}"),
+                error,
+                f"RMSE of the {quantity.name} at held-out points of {name}",
+                f"kriging with {name} predicts the {quantity.name} of {f.count(result.n_held_out)} held-out points to "
+                f"{error} RMSE",
             )
+        case CapacitanceResult() as result:
+            words = f"{result.unit}: capacitance of {name}"
+            return ToldResult(_capacitance_text(result, matrix.points), _capacitance(result), words)
+        case ScatteringResult() as result:
+            section = f.significant(result.cross_section, 4)
+            return ToldResult(
+                _scattering_text(result, name),
+                section,
+                f"scattering cross-section of {name}, in squared units of the mesh",
+                f"the scattering cross-section of {name} is {section} squared units of the mesh, and the scattered "
+                f"power differs by {f.percent(result.power_imbalance, 2)} from what the wave loses",
+            )
+        case ClassificationResult() as result:
+            return ToldResult(_classification_text(result, name, n_classes))
+        case SystemResult() as result:
+            several = result.n_columns > 1
+            many = f"{f.count(result.n_columns)} right-hand sides" if several else "right-hand side"
             norm = f"the solution's norm is {f.significant(result.solution_norm, 6)}"
-            return f"The {name} system is solved for the {many} {result.right_hand_side}: {norm}."
+            return ToldResult(f"The {name} system is solved for the {many} {result.right_hand_side}: {norm}.")
         case ProductResult() as result:
-            return (
+            return ToldResult(
                 f"The {name} matrix is multiplied by {result.vectors} in {f.seconds(result.seconds)}; sampled rows of "
                 f"the product are off by {f.scientific(result.relative_error)}."
             )
         case LogdetResult() as result:
             value = f.significant(result.log_determinant, 9)
-            return f"The log-determinant of {name}, {f.plural(result.n, 'row')}, is {value}."
+            sentence = f"The log-determinant of {name}, {f.plural(result.n, 'row')}, is {value}."
+            return ToldResult(sentence, value, f"log-determinant of {name}")
         case SampleResult() as result:
             are, whose = ("is", "its") if result.n_samples == 1 else ("are", "their")
-            return (
+            return ToldResult(
                 f"{f.plural(result.n_samples, 'sample')} of covariance {name} {are} drawn (seed {result.seed}); "
                 f"{whose} mean square is {f.significant(result.mean_square, 4)}, and the variance "
                 f"{f.significant(result.variance, 4)}."

@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
+from PIL import Image, ImageDraw
 
 from pipeline.report.drawing import Data, Drawing, GridValues, canvas, finish
 from pipeline.report.figures.axes import color_bar
@@ -89,29 +90,20 @@ def _ranks_at(table: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def _paint(n: int, table: np.ndarray, colors: np.ndarray) -> np.ndarray:
     size = min(_PIXELS, max(n, 64))
-    image = np.zeros((size, size, 4), dtype=np.uint8)
+    picture = Image.new("RGBA", (size, size))
+    painter = ImageDraw.Draw(picture)
     low = np.floor(table[:, [0, 2]] * size / n).astype(int)
     high = np.maximum(np.floor(table[:, [1, 3]] * size / n).astype(int), low + 1)
     fill = (np.where((table[:, 4] < 0)[:, None], to_rgba(DENSE), colors) * 255).astype(np.uint8)
+    last = (
+        high - 1 - ((high - low).min(axis=1, keepdims=True) >= 5)
+    )  # a border of a pixel around large blocks
     height, width = (high - low).T
     # Large first: where blocks are smaller than a pixel, the fine structure shows.
-    order = np.lexsort((width, height, -height * width))
-    changes = np.flatnonzero(np.diff(height[order]) | np.diff(width[order])) + 1
-    for alike in np.split(order, changes):
-        _paint_alike(image, low[alike], high[alike[0]] - low[alike[0]], fill[alike])
-    return image
-
-
-def _paint_alike(image: np.ndarray, corners: np.ndarray, size: np.ndarray, fill: np.ndarray) -> None:
-    """Paint blocks of one size (h, w) in pixels: many small ones pixel by pixel, few large ones block by block."""
-    border = 1 if size.min() >= 5 else 0
-    height, width = size - border
-    if height * width < len(corners):
-        for row, column in np.ndindex(height, width):
-            image[corners[:, 0] + row, corners[:, 1] + column] = fill
-    else:
-        for (row, column), color in zip(corners, fill, strict=True):
-            image[row : row + height, column : column + width] = color
+    for block in np.lexsort((width, height, -height * width)):
+        (top, left), (bottom, right) = low[block].tolist(), last[block].tolist()
+        painter.rectangle((left, top, right, bottom), fill=tuple(fill[block].tolist()))
+    return np.asarray(picture)
 
 
 def _write_ranks(axes: Axes, n: int, table: np.ndarray) -> None:

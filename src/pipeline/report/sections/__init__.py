@@ -10,24 +10,15 @@ from collections.abc import Callable
 from pipeline.report.content import PageSection
 from pipeline.report.drawing import Arrays
 from pipeline.report.metrics import Metrics
-from pipeline.report.sections.elsewhere import elsewhere_section
-from pipeline.report.sections.matrices import matrices_section
-from pipeline.report.sections.precision import precision_section
-from pipeline.report.sections.study import (
-    history_section,
-    missing_section,
-    provenance_section,
-    rules_section,
-)
-from pipeline.report.sections.training import training_section
+from pipeline.report.sections import elsewhere, matrices, precision, study, training
 
 SECTIONS: tuple[Callable[[Metrics, Arrays], PageSection | None], ...] = (
-    missing_section,
-    training_section,
-    elsewhere_section,
-    precision_section,
-    matrices_section,
-    rules_section,
-    history_section,
-    provenance_section,
+    study.missing_section,
+    training.training_section,
+    elsewhere.elsewhere_section,
+    precision.precision_section,
+    matrices.matrices_section,
+    study.rules_section,
+    study.history_section,
+    study.provenance_section,
 )
