@@ -33,7 +33,7 @@ def require_cluster() -> None:
 
 def _require_client(program: str) -> None:
     if shutil.which(program) is None:
-        raise _NoSlurmError(f"there is no {program} here; load Slurm's clients, or start on another node")
+        raise _NoSlurmError(f"there is no {program} here; load Slurm's clients or start on another node")
 
 
 def jobs_of(checkout: Path) -> list[str]:
