@@ -38,8 +38,7 @@ def test_a_cluster_profile_without_slurm_is_refused_and_the_next_local_run_is_no
     error = error_of(workplace.snakemake(POINTS, "--profile", "cluster", code=2))
     assert (
         "there is no sbatch here; load Slurm's clients or start on another node, or run the study on this machine: "
-        "leave --profile out"
-        in error
+        "leave --profile out" in error
     )
     assert not workplace.results.exists()
     assert not list((workplace.folder / ".snakemake").glob("*.lock"))
