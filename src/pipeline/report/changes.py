@@ -1,9 +1,9 @@
 """Which figures changed by more than past runs differ among themselves.
 
-Runs are comparable if they had the same specs behind them and the same machine below. A figure is judged by the
-prediction interval of Student's t for one more value after n: the mean of the past ones plus or minus
-``t * s * sqrt(1 + 1 / n)`` [1]. Positive figures are judged by their logarithms, so that noise is relative. Figures
-that every past run repeated to the last digit have no noise of their own; the floors below are then what counts.
+Runs are comparable if they had the same specs and the same machine. A figure is judged by the prediction interval of
+Student's t for one more value after n: the mean of the past values plus or minus ``t * s * sqrt(1 + 1 / n)`` [1].
+Positive figures are judged by their logarithms, so that noise is relative. Figures that every past run repeated to the
+last digit have no noise of their own; for them the floors below decide.
 
 References:
     [1] Hahn, "Finding an interval for the next observation", Journal of Quality Technology 1969.
@@ -26,10 +26,10 @@ class ChangeRule:
     """How figures of a kind are judged.
 
     Attributes:
-        names: Patterns of the last words of their names.
-        better: Which direction is: -1 down, 1 up, 0 neither.
+        names: Patterns of the last words of the figures' names.
+        better: The better direction: -1 down, 1 up, 0 neither.
         floor: Relative change that is never flagged.
-        least: Past runs without which nothing is said.
+        least: Number of past runs below which nothing is said.
     """
 
     names: tuple[str, ...]
@@ -39,12 +39,12 @@ class ChangeRule:
 
 
 RULES = (
-    # Measured anew each time: three runs at least tell how much they scatter.
+    # Measured anew each time: at least three runs are needed to tell how much they scatter.
     ChangeRule(("*speedup",), 1, 0.10, 3),
     ChangeRule(("*seconds*", "*rss_mb", "*memory*", "*joules*"), -1, 0.10, 3),
-    # What rounding leaves over moves when the order of a sum does.
+    # Rounding errors change when the order of a sum does.
     ChangeRule(("*residual", "*error"), -1, 1.0, 1),
-    # Computed: the same again unless something changed.
+    # Computed: the value repeats unless something changed.
     ChangeRule(("*accuracy*", "fp16", "fp32"), 1, 1e-6, 1),
     ChangeRule(("*bytes", "*loss", "*rmse", "iterations"), -1, 1e-6, 1),
     ChangeRule(("*",), 0, 1e-6, 1),
@@ -58,8 +58,8 @@ class Change:
     Attributes:
         low: Lower end of the prediction interval from past runs.
         high: Upper end.
-        n: Past runs.
-        verdict: "better", "worse", or "different" where neither direction is, or only one run is past.
+        n: Number of past runs.
+        verdict: "better", "worse", or "different" where neither direction is better or there is only one past run.
     """
 
     artefact: str
@@ -73,7 +73,7 @@ class Change:
 
     @property
     def size(self) -> float:
-        """How far it moved, as a factor's logarithm where there is one."""
+        """Size of the change: the logarithm of a factor where there is one."""
         if self.value > 0 and self.typical > 0:
             return abs(math.log(self.value / self.typical))
         return math.inf
@@ -81,7 +81,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All figures of an artefact against past runs: how many were judged, and those that moved."""
+    """All figures of an artefact against past runs: how many were judged, and which of them changed."""
 
     n_figures: int
     n_runs: int
@@ -89,13 +89,13 @@ class Comparison:
 
 
 def rule_of(figure: str) -> ChangeRule:
-    """How a figure of that name is judged."""
+    """Return the rule for a figure of that name."""
     last = figure.rpartition(".")[2]
     return next(rule for rule in RULES if any(fnmatch.fnmatchcase(last, name) for name in rule.names))
 
 
 def compare(artefact: str, current: Mapping[str, float], past: Sequence[Mapping[str, float]]) -> Comparison:
-    """Judge the figures of an artefact by those of past runs that are comparable, oldest first."""
+    """Judge the figures of an artefact by those of comparable past runs, oldest first."""
     n_figures, changes = 0, []
     for figure, value in current.items():
         before = [run[figure] for run in past if figure in run]
@@ -107,7 +107,7 @@ def compare(artefact: str, current: Mapping[str, float], past: Sequence[Mapping[
         if low <= value <= high:
             continue
         up = value > high
-        # One past run tells that a computed figure is another now, and nothing of its noise.
+        # One past run shows that a computed figure differs now, and nothing of its noise.
         judged = rule.better != 0 and len(before) > 1
         verdict = ("better" if up == (rule.better > 0) else "worse") if judged else "different"
         typical = float(np.median(before))
@@ -119,8 +119,8 @@ def expected(before: Sequence[float], floor: float) -> tuple[float, float]:
     """Prediction interval for the next value.
 
     Args:
-        before: Past values; one alone tells no scatter, and leaves the floor.
-        floor: Relative half width that it has at least.
+        before: Past values; from a single one no scatter is known, and the floor is used.
+        floor: Least half width of the interval, relative to the value.
     """
     values = np.asarray(before, dtype=np.float64)
     logarithmic = bool(np.all(values > 0))

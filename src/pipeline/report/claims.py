@@ -46,7 +46,7 @@ class Claim:
 def judge_claims(training: Runs, roles: RoleMetrics | None) -> tuple[Claim, ...]:
     """Judge every claim whose runs the study has, in the order of the argument; none without roles."""
     runs = of.runs_of(training, roles)
-    # Each judge with the run that its claim favors, and the others that it compares.
+    # Each judge with the run that its claim favors, and the other runs that it compares.
     judges: tuple[tuple[Callable[..., Claim | None], str, tuple[str, ...]], ...] = (
         (_large_batch_loses, "reference", ("large_batch",)),
         (_second_order_is_fast, "second_order", ("large_batch",)),
@@ -65,7 +65,7 @@ def judge_claims(training: Runs, roles: RoleMetrics | None) -> tuple[Claim, ...]
 
 
 def _with_divergence(claim: Claim, compared: Sequence[RunMetrics]) -> Claim:
-    """Tell which seeds diverged; a claim does not hold for its run, the first, by the seeds that survived alone."""
+    """Tell which seeds diverged; a claim that holds for its run, the first, by surviving seeds alone is undecided."""
     told = [f"{run.label}: {diverged}" for run in compared if (diverged := of.diverged_text(run))]
     if not told:
         return claim
@@ -169,7 +169,7 @@ def _smoothing_flattens(smoothed: RunMetrics, alone: RunMetrics) -> Claim | None
 
 
 def _second_order_is_sooner(run: RunMetrics, reference: RunMetrics, large: RunMetrics) -> Claim | None:
-    """Compare seconds to the same training loss: what fewer steps are worth if each of them takes longer."""
+    """Compare seconds to the same training loss: fewer steps may be longer steps."""
     target = of.target_loss(large)
     if target is None:
         return None
@@ -195,7 +195,7 @@ def _second_order_is_sooner(run: RunMetrics, reference: RunMetrics, large: RunMe
         evidence += f" Only {_there(ours.n, n_seeds)}."
     if theirs.n < n_theirs:
         evidence += f" Of the small batch, only {_there(theirs.n, n_theirs)}."
-    # Seeds that never get there would lengthen the mean of their run: nothing is decided in its favor.
+    # The mean of a run leaves out seeds that never reach the loss, so nothing is decided in favor of such a run.
     complete = ours.n == n_seeds if saved.mean >= 0 else theirs.n == n_theirs
     return Claim(SOONER, _verdict([saved.exceeds(0.0) if complete else None]), evidence)
 
@@ -207,7 +207,7 @@ def _compare(first: RunMetrics, second: RunMetrics, quantity: of.OverSeeds) -> D
 def _differences(
     first: RunMetrics, second: RunMetrics, quantities: Mapping[str, of.OverSeeds]
 ) -> dict[str, Difference]:
-    """The differences of those quantities that both runs have, by name."""
+    """Return the differences in those quantities that both runs have, by name."""
     found = {name: _compare(first, second, quantity) for name, quantity in quantities.items()}
     return {name: by for name, by in found.items() if by is not None}
 
@@ -243,7 +243,7 @@ def _moved(
 
 
 def _apart(lower: RunMetrics, upper: RunMetrics) -> str:
-    """Say so where the seeds of two runs do not overlap, which one seed that goes astray hides in an interval."""
+    """Say so where the seeds of two runs do not overlap; one outlier can hide this in an interval."""
     below, above = of.accuracy_on_test(lower).values, of.accuracy_on_test(upper).values
     if min(len(below), len(above)) < 2 or max(below) >= min(above):
         return ""
@@ -259,7 +259,7 @@ def _there(n: int, n_seeds: int) -> str:
 def _means(
     one: RunMetrics, other: RunMetrics, quantity: of.OverSeeds, write: Callable[[float | None], str]
 ) -> str:
-    """Both means over the seeds that both runs have, which are those of the difference."""
+    """Write both means over the seeds that both runs have; the difference is taken over the same seeds."""
     spreads = quantity(one), quantity(other)
     mean, against = (write(spread.mean) for spread in paired(*spreads))
     return f"{mean} against {against}{said_of_seeds(*spreads)}"

@@ -1,4 +1,4 @@
-"""What a section of the page is made of: values for the template, free of any HTML but subscripts.
+"""The parts of a section of the page: values for the template, free of any HTML but subscripts.
 
 Strings are escaped by the template; the SVG of a :class:`Drawing` passes through.
 """
@@ -13,7 +13,7 @@ from pipeline.report.formatting import sentences
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """A claim with what the study makes of it: "holds", "does not hold", "undecided" or "at chance"."""
+    """A claim with the study's verdict: "holds", "does not hold", "undecided" or "at chance"."""
 
     verdict: str
     claim: str
@@ -21,7 +21,7 @@ class JudgedClaim:
 
 @dataclass(frozen=True)
 class CoreAnswer:
-    """One core's answer: a title, a headline number with what it counts, one sentence, and verdicts."""
+    """One core's answer: a title, a headline number with its meaning, one sentence, and verdicts."""
 
     title: str
     headline: str
@@ -32,7 +32,7 @@ class CoreAnswer:
 
 @dataclass(frozen=True)
 class Notice:
-    """A line on top of the page, with a link to where there is more; ``form`` as of a :class:`Fact`."""
+    """A line on top of the page, with a link to more about it; ``form`` is that of a :class:`Fact`."""
 
     title: str
     text: str
@@ -42,7 +42,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph; ``quiet`` for notes; ``link`` is the address of another page and the words that lead to it."""
+    """A paragraph; ``quiet`` marks notes; ``link`` is the address of another page with the text of the link."""
 
     text: str
     quiet: bool = False
@@ -76,7 +76,7 @@ class Bar:
 class Column:
     """A column's header; ``numeric`` aligns right.
 
-    ``compared`` says how a row is set against a baseline that the reader chooses: by "difference", by "ratio", or not.
+    ``compared`` says how a row is compared with a baseline that the reader chooses: by "difference", "ratio", or not.
     """
 
     title: str
@@ -87,18 +87,17 @@ class Column:
 TableCell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
 
 
-#: Rows; longer tables hold what few readers look up.
+#: Number of rows; few readers look up what longer tables hold.
 LONGEST_SHOWN = 12
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of each row heads the row. One without rows is false, and not on the page.
+    """A table; the first cell of each row heads the row. A table without rows is false, and not on the page.
 
-    A title alone is that of a numeric column, but for the first, which names the rows. ``series`` colors the row heads,
-    one per row. ``details``, one per row, are (label, sentence) pairs below the row across the full width. On a phone,
-    rows turn into short paragraphs. Long tables, and those that say so by ``fold``, are folded until a reader opens
-    them.
+    A column given by its title alone is numeric, except the first one, which names the rows. ``series`` colors the row
+    heads, one per row. ``details``, one per row, are (label, sentence) pairs below the row across the full width. On a
+    phone, rows turn into short paragraphs. Long tables, and those with ``fold``, are folded until a reader opens them.
     """
 
     caption: str
@@ -128,14 +127,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Illustration:
-    """Panels side by side with one caption; one without panels is false, and not on the page.
+    """Panels side by side with one caption; an illustration without panels is false, and not on the page.
 
     Attributes:
-        drawn: The panels; None for what there is nothing to draw of.
+        drawn: The panels; None for a panel that has nothing to draw.
         words: The caption.
-        legend: How each series looks, and its name.
-        described: Whether it begins with the panels' own descriptions.
-        layout: A class of style.css; where it is not given, one panel is single and several are a pair.
+        legend: The look and the name of each series.
+        described: Whether the caption begins with the panels' own descriptions.
+        layout: A class of style.css; by default, one panel is "single" and several are a "pair".
     """
 
     drawn: Sequence[Drawing | None]
@@ -163,7 +162,7 @@ class Illustration:
 
 @dataclass(frozen=True)
 class Fact:
-    """A named value; ``form`` is a class of style.css: "alarm" (not as asked), "wide", "line" (scrolls sideways)."""
+    """A named value; ``form`` is a class of style.css: "alarm" (misses what was asked), "wide", "line" (scrolls)."""
 
     name: str
     text: str
@@ -179,7 +178,7 @@ class NamedValues:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Claims with what the numbers say of them."""
+    """Claims with their verdicts."""
 
     rows: tuple[tuple[str, str, str], ...]
     note: str = ""
@@ -190,7 +189,7 @@ Block = Prose | JudgedClaim | Heading | Table | Illustration | NamedValues | Ver
 
 @dataclass(frozen=True)
 class PageSection:
-    """A section; ``found`` are its blocks in reading order, with None or a false one for what is not there."""
+    """A section; ``found`` are its blocks in reading order, where None or a false block stands for a missing one."""
 
     anchor: str
     title: str

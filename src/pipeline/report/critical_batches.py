@@ -1,6 +1,6 @@
-"""The batch from which each method loses: predicted from its noise, and found by its sweep.
+"""The batch from which each method loses accuracy: predicted from gradient noise, and found by a sweep.
 
-The prediction is of runs with small batches alone; what judges it are the runs with larger ones.
+The prediction uses only runs with small batches; the runs with larger batches judge it.
 """
 
 import math
@@ -35,16 +35,16 @@ class LossRange:
 
 
 def where_it_loses(runs: Sequence[RunMetrics]) -> LossRange | None:
-    """Find the batch at which test accuracy is `MARGIN` points below the smallest batch's, by its mean over seeds.
+    """Find the batch whose mean test accuracy over seeds is `MARGIN` points below that of the smallest batch.
 
-    Between the last batch that is not and the first that is, accuracy is taken to fall evenly in the logarithm of the
-    batch. A batch at which every seed diverged loses, but has no accuracy to interpolate.
+    Between the last batch that does not lose and the first that does, accuracy is assumed to be linear in the logarithm
+    of the batch. A batch at which every seed diverged loses, but has no accuracy to interpolate.
 
     Args:
         runs: The runs of the method, from the smallest batch to the largest.
 
     Returns:
-        None where a run that was compared has neither an accuracy nor diverged with every seed.
+        None where a compared run has no accuracy although not all its seeds diverged.
     """
     first = accuracy_on_test(runs[0]).mean
     if first is None:
@@ -71,9 +71,9 @@ def _wholly_diverged(run: RunMetrics) -> bool:
 
 
 def verdict(predicted: float | None, loss: LossRange) -> str:
-    """Judge a prediction, of which none means that noise foretells no loss at any batch.
+    """Judge a prediction; None stands for the prediction that no batch loses.
 
-    Where only a range is known, a prediction that is right for some batch of it is undecided.
+    Where only a range is known, the verdict is undecided if the prediction is right for some batch of the range.
     """
     batch = math.inf if predicted is None else predicted
     if not loss.found:
@@ -86,7 +86,7 @@ def verdict(predicted: float | None, loss: LossRange) -> str:
 def _judged(
     training: Runs, sweeps: Mapping[str, Sequence[str]], predictions: Mapping[str, Prediction]
 ) -> dict[str, tuple[Prediction, LossRange]]:
-    """What was predicted and what was found, for the methods that have both."""
+    """Return the prediction and the range found, for the methods that have both."""
     found = {
         method: where_it_loses([training[name] for name in names])
         for method, names in sweeps.items()

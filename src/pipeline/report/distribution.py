@@ -1,4 +1,4 @@
-"""A matrix among processes: what each held, did and waited for, level by level, and a model of more processes."""
+"""A matrix among processes: what each held, did and waited for, level by level, and a model for more processes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ _WAITING = {
     "solve": "Waiting: the part of the time in which the process waited for others, while it factorized and solved.",
 }
 STAGES = {"compress": "Compression", "solve": "Factorization and solve"}
-LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds a message, bytes a second
-_BOXES = 4  # with fewer boxes a process on a level, the boxes of several go to one of them
+LATENCY, BANDWIDTH = 5e-6, 5e9  # of the model: seconds per message, bytes per second
+_BOXES = 4  # levels with fewer boxes per process gather the boxes of several processes on one of them
 _PROCESSES = (1, 4, 16, 64, 256, 1024, 4096)
 
 
 def distribution(found: Mapping[str, Distribution], beside: str = "") -> list[Block]:
     """Show the processes of a matrix and their levels, stage by stage, and the model; nothing where none is known.
 
-    ``beside`` is the sentence that marks times which were not taken alone.
+    ``beside`` is the sentence that marks times measured beside other jobs.
     """
     tables: list[Block] = [
         table
@@ -83,7 +83,7 @@ def _levels(title: str, rows: Sequence[LevelWork], waiting: str) -> Table:
 
 
 def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside: str) -> list[Block]:
-    """Show the time of more processes with as many points each, by operations, latency and bandwidth."""
+    """Model the time of more processes with as many points each, from operations, latency and bandwidth."""
     own = {row.level: [other for other in levels if other.level == row.level] for row in levels}
     boxes = {level: sum(row.boxes for row in rows) for level, rows in own.items()}
     flops = {level: sum(row.flops for row in rows) for level, rows in own.items()}
@@ -107,7 +107,7 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside
             active = max(min(n_processes, count / _BOXES), 1.0)
             work += count / active * cost[known] / rate
             if n_processes > 1:
-                # Boxes on seams grow as the square root of a process's boxes do.
+                # The boxes at a process's border grow with the square root of its number of boxes.
                 share = math.sqrt(count / active / max(leaves / arity**known, 1.0))
                 talk += max(messages[known], 1.0) * LATENCY + most_sent[known] * share / BANDWIDTH
             count, height = count / arity, height + 1

@@ -24,7 +24,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-#: Arrays of a study, each by the name of its matrix and its own: "rain/grid".
+#: Arrays of a study, by the name of the matrix and of the array: "rain/grid".
 Arrays = Mapping[str, NDArray[Any]]
 
 #: CSS variable -> its value on white paper (style.css repeats them and adds the dark ones).
@@ -42,7 +42,7 @@ PALETTE = {
 }
 SERIES = tuple(name for name in PALETTE if name.startswith("series-"))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-#: Lengths of dashes and gaps in widths of the line; none of a solid line.
+#: Lengths of dashes and gaps in line widths; a solid line has none.
 DASHES: tuple[tuple[float, ...], ...] = ((), (3.7, 1.6), (6.4, 1.6, 1, 1.6), (1, 1.4))
 
 _STYLE: dict[Any, Any] = {
@@ -85,13 +85,13 @@ _STYLE: dict[Any, Any] = {
 AttributeValue = str | float | None
 
 
-#: Cells of a grid on the page; of a finer one every second, third and so on stands for the others.
+#: Most cells of a grid on the page; of a finer grid only every second, third, ... row and column is shown.
 MOST_CELLS = 10_000
 
 
 @dataclass(frozen=True)
 class GridValues:
-    """Values on a grid: ``values`` has shape (len(y), len(x)), and ``axes`` is where they are drawn."""
+    """Values on a grid: ``values`` has shape (len(y), len(x)), and ``axes`` are those that they are drawn on."""
 
     axes: Axes
     x: NDArray[np.floating[Any]]
@@ -99,7 +99,7 @@ class GridValues:
     values: NDArray[np.floating[Any]]
 
     def on_page(self, place: Callable[[Axes, float, float], tuple[float, float]]) -> dict[str, Any]:
-        """The values with the places of their columns and rows in the units of the SVG."""
+        """The values with the positions of their columns and rows in the units of the SVG."""
         step = math.ceil(math.sqrt(self.values.size / MOST_CELLS))
         x, y, values = self.x[::step], self.y[::step], self.values[::step, ::step]
         return {
@@ -115,9 +115,9 @@ class GridValues:
 class Data:
     """What a drawing shows, row by row, to be pointed at, read out, and saved as CSV.
 
-    ``places`` has two corners of what each row is drawn as: opposite ones of a rectangle, twice the same of a mark.
-    Rows that are not drawn come last and have no place. The cells of a ``grid`` are rows as well: their first two
-    columns are x and y, and the last one is the value.
+    ``places`` has two corners for each row: opposite corners of a rectangle, or twice the position of a mark. Rows that
+    are not drawn come last and have no place. The cells of a ``grid`` are rows as well: their first two columns are x
+    and y, and the last one is the value.
     """
 
     columns: tuple[str, ...]
@@ -126,20 +126,20 @@ class Data:
     grid: GridValues | None = None
 
     def add(self, axes: Axes, x: float, y: float, *values: AttributeValue) -> None:
-        """Take a row that is drawn at (x, y) in data coordinates."""
+        """Add a row that is drawn at (x, y) in data coordinates."""
         self.add_rectangle(axes, (x, y), (x, y), *values)
 
     def add_rectangle(
         self, axes: Axes, corner: tuple[float, float], opposite: tuple[float, float], *values: AttributeValue
     ) -> None:
-        """Take a row that is drawn as a rectangle between two corners (x, y) in data coordinates."""
+        """Add a row that is drawn as a rectangle between two corners (x, y) in data coordinates."""
         self.rows.append(tuple(_rounded(value) for value in values))
         self.places.append((axes, corner, opposite))
 
     def on_page(self, figure: Figure) -> dict[str, Any]:
-        """The rows with their places in the units of the SVG, whose y axis points down.
+        """The rows with their positions in the units of the SVG, whose y axis points down.
 
-        A place is (x, y) of a mark, or (x, y, half the width, half the height) of a rectangle.
+        A position is (x, y) for a mark, or (x, y, half the width, half the height) for a rectangle.
         """
         scale, height = 72.0 / figure.dpi, 72.0 * figure.get_figheight()
 
@@ -162,7 +162,7 @@ class Data:
 
 
 def _rounded(value: AttributeValue, digits: int = 6) -> AttributeValue:
-    """Six digits of a number, which is more than a reader sees; no number stays none."""
+    """Round a number to six digits, more than a reader sees; NaN and infinity become None."""
     if not isinstance(value, float | np.floating):
         return value
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
@@ -170,7 +170,7 @@ def _rounded(value: AttributeValue, digits: int = 6) -> AttributeValue:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One finished panel: its SVG, the words that stand in for it, and its data as :meth:`Data.on_page` gives them."""
+    """One finished panel: its SVG, the text that replaces it, and its data as :meth:`Data.on_page` gives them."""
 
     svg: Markup
     description: str
@@ -198,7 +198,7 @@ def stroke(index: int) -> Stroke:
 
 
 def strokes(names: Iterable[str], first: Iterable[str] = ()) -> dict[str, Stroke]:
-    """The look of each name; those that come ``first`` look as they do where nothing else is drawn."""
+    """The look of each name; the names in ``first`` look as they do where nothing else is drawn."""
     return {name: stroke(place) for place, name in enumerate(dict.fromkeys([*first, *names]))}
 
 
@@ -206,7 +206,7 @@ def strokes(names: Iterable[str], first: Iterable[str] = ()) -> dict[str, Stroke
 def canvas(width: float, height: float) -> Iterator[Figure]:
     """Open a figure of the page's style, in inches; draw and call :func:`finish` inside the block."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # The page's own font draws the text; whether matplotlib's has every letter does not matter.
+        # The page's own font draws the text, so a letter that is missing from matplotlib's font does no harm.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -219,13 +219,13 @@ def finish(figure: Figure, *, name: str, description: str, data: Data | None = N
     Args:
         figure: Drawn in the palette's light colors.
         name: Prefix of all ids, unique on the page.
-        description: What a reader who cannot see the drawing should know.
-        data: What it shows.
+        description: A text for readers who cannot see the drawing.
+        data: The data behind the drawing.
     """
     name = identifier(name)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        # What `savefig` does too, after it has drawn everything once into nothing.
+        # `savefig` sets the resolution too, but only after it has drawn everything once for nothing.
         figure.set_dpi(192)
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     text = buffer.getvalue()
@@ -241,7 +241,7 @@ def finish(figure: Figure, *, name: str, description: str, data: Data | None = N
 
 
 def identifier(name: str) -> str:
-    """Make an id of any text; texts that differ get ids that differ."""
+    """Turn any text into an id; different texts get different ids."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
 

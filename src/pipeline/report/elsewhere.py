@@ -1,4 +1,4 @@
-"""The studies beside this one: what the page calls each, and what they make of its claims."""
+"""The studies beside this one: their names on the page, and their verdicts on its claims."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from pipeline.report.metrics import Metrics
 
 
 def names_of(metrics: Metrics) -> dict[str, str]:
-    """What the page calls each study: its data, data and network, or its name, whichever tells all apart."""
+    """Name each study by its data, by data and network, or by its own name: the first of these that tells all apart."""
     studies = {metrics.study.name: metrics.study} | {name: one.study for name, one in metrics.beside.items()}
     data = {name: study.dataset.name if study.dataset else "" for name, study in studies.items()}
     both = {
@@ -19,11 +19,11 @@ def names_of(metrics: Metrics) -> dict[str, str]:
 
 
 def claims_of(metrics: Metrics) -> Mapping[str, Claim]:
-    """What a study makes of the claims, by their statements."""
+    """Judge the claims of a study; return them by their statements."""
     return {claim.statement: claim for claim in judge_claims(metrics.training, metrics.claims_of)}
 
 
 def claims_elsewhere(metrics: Metrics) -> dict[str, Mapping[str, Claim]]:
-    """What the studies beside this one make of the claims, each by what the page calls it."""
+    """Judge the claims of the studies beside this one; return them by the page's name of each study."""
     names = names_of(metrics)
     return {names[name]: claims_of(study) for name, study in metrics.beside.items()}

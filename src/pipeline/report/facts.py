@@ -14,10 +14,10 @@ from pipeline.report.metrics import MatrixMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.solutions import doubt
 
-#: Above this tolerance of the factorization, its determinant is that of a preconditioner and says nothing.
+#: A factorization with a tolerance above this one is a preconditioner, whose determinant tells nothing of the matrix's.
 LOOSEST_LOGDET = 1e-4
 
-#: Memory within this factor of a dense matrix's is about as much.
+#: Within this factor of the memory of a dense matrix, the page calls it about as much.
 ABOUT = 1.05
 
 _NAMES = {"cpu": "CPU", "dirty": "Uncommitted changes", "uncommitted": "Not committed"}
@@ -60,11 +60,11 @@ def _beside_dense(matrix: MatrixMetrics) -> str:
 
 
 def _solution(matrix: MatrixMetrics, beside: str) -> dict[str, str]:
-    """What factorization and solve took and gave; nothing of a product."""
+    """Cost and errors of factorization and solve; nothing for a product."""
     solve = matrix.solve
     if solve is None:
         return {}
-    # Iterations with the diagonal alone factorize nothing.
+    # Iterations with a diagonal preconditioner factorize nothing.
     took = (
         {"Assembly of the layers": f"{f.seconds(solve.assemble_seconds)}{beside}"}
         if solve.factor_kind == "none"
@@ -84,7 +84,7 @@ def _solution(matrix: MatrixMetrics, beside: str) -> dict[str, str]:
 
 
 def _dense(matrix: MatrixMetrics, solve: SolveCost, beside: str) -> str:
-    """What dense algebra would take, beside what it would take the place of; a fit of the kernel comes on top."""
+    """Estimate the time and memory of dense algebra, beside the H2 times; a fit of the kernel comes on top of both."""
     if not f.is_number(solve.dense_seconds):
         return ""
     spent = matrix.compress.seconds + solve.factorize_seconds + solve.solve_seconds
@@ -107,7 +107,7 @@ def largest_rank(matrix: MatrixMetrics) -> int:
 
 
 def _exactly(matrix: MatrixMetrics) -> str:
-    """Where the gain comes from if not from low ranks: mirrored blocks kept once, numbers in single precision."""
+    """Where the gain comes from without low ranks: mirrored blocks kept once, numbers in single precision."""
     if not matrix.nothing_approximated:
         return ""
     gains = ["symmetry"] if matrix.compress.symmetric else []
@@ -118,7 +118,7 @@ def _exactly(matrix: MatrixMetrics) -> str:
 def kernel_text(text: str) -> str:
     """A kernel in words: "SquaredExponential(length_scale 0.5)" as "Squared exponential, length scale 0.5".
 
-    Numbers have no more digits than a reader wants. A kernel made of kernels keeps its parentheses.
+    Numbers are cut to the digits that a reader wants. A kernel made of kernels keeps its parentheses.
     """
     text = re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda number: f.significant(float(number.group()), 3), text)
     text = text.removesuffix("()").replace("_", " ")
@@ -137,17 +137,17 @@ def _nugget(matrix: MatrixMetrics) -> str:
 
 
 def _standardized(matrix: MatrixMetrics) -> str:
-    """What variance and nugget are in units of: kriging divides values by their standard deviation."""
+    """The unit of variance and nugget: kriging divides values by their standard deviation."""
     if not isinstance(matrix.result, KrigingResult) or not ("variance" in matrix.kernel or matrix.nugget):
         return ""
     deviation = matrix.result.deviation
-    known = f.is_number(deviation) and not matrix.result.others  # each value has its own
+    known = f.is_number(deviation) and not matrix.result.others  # each value has its own deviation
     told = f", whose standard deviation is {Quantity.of(matrix.result).error(deviation)}" if known else ""
     return f"1 is the variance of the known values{told}"
 
 
 def _points(matrix: MatrixMetrics) -> str:
-    """How many of what; panels carry several quadrature points each."""
+    """The number and kind of the points; panels carry several quadrature points each."""
     rows = matrix.compress.n_rows
     panels = rows != matrix.n
     many = (
@@ -170,13 +170,13 @@ def _error(compress: Compression) -> str:
 
 
 def _likelihood(matrix: MatrixMetrics) -> dict[str, str]:
-    """Determinant and likelihood, with the tolerance that they hang on; none of a loose factorization or a low rank."""
+    """Determinant and likelihood, with their tolerance; nothing for a loose factorization or a low-rank matrix."""
     if matrix.solve is None or matrix.compress.form == "low_rank":
         return {}
     tolerance = matrix.solve.factor_tolerance
     if tolerance > LOOSEST_LOGDET:
         return {}
-    # A covariance is that of values that were divided by their standard deviation.
+    # A covariance describes the values after division by their standard deviation.
     of, values, likelihood = (
         (" of standardized values", " of the values", matrix.result.log_likelihood)
         if isinstance(matrix.result, KrigingResult)
@@ -202,7 +202,7 @@ def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
 
 
 def _with_unit(key: str, value: object) -> str:
-    """A named value; where the name ends in its unit, the value has that: peak memory 182 MB."""
+    """A named value; where the name ends in a unit, the value is written with that unit: peak memory 182 MB."""
     what, _, unit = key.rpartition("_")
     write = {"seconds": f.seconds, "bytes": f.n_bytes, "joules": f.joules}.get(unit)
     if write is None or not f.is_number(value):

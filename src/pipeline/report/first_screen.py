@@ -1,4 +1,4 @@
-"""What a reader sees first, beside the answers: what is missing or changed since the last run, and two pictures."""
+"""The first screen, beside the answers: what is missing or changed since the last run, and two pictures."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from pipeline.report.metrics import Metrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import alone, claimed, repeated
 
-#: Figures that moved and artefacts that are missing are named one by one up to this many.
+#: Up to this many changed figures and missing artefacts are named one by one.
 MOST_NAMED = 3
 
 
@@ -103,7 +103,7 @@ def deviations_shown(drawing: Drawing | None, layout: str = "") -> Illustration:
 
 
 def _maps(metrics: Metrics, arrays: Arrays) -> list[Illustration]:
-    """The map of a prediction, where there is room with that of its standard deviation, or else a wave's surface."""
+    """The map of a prediction, beside that of its standard deviation if there is room, or else a wave's surface."""
     name = drawn_first(metrics, arrays)
     if name is None:
         return []

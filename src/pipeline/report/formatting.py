@@ -1,6 +1,6 @@
-"""Numbers as a reader wants them: SI units, thousands separators, no more digits than are known.
+"""Numbers for readers: SI units, thousands separators, no more digits than are known.
 
-Every function takes what JSON may hold and answers a dash for ``None``, NaN and infinity.
+Every function takes any value that JSON may hold and returns a dash for ``None``, NaN and infinity.
 """
 
 import functools
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 
 
 class NumberText(str):
-    """A number as text that remembers its value, by which tables are sorted, compared and copied."""
+    """A number as text that keeps its value; tables sort, compare and copy by the value."""
 
     value: float | None
 
@@ -34,7 +34,7 @@ class NumberText(str):
 def _remembering(
     write: Callable[Concatenate[object, P], str],
 ) -> Callable[Concatenate[object, P], NumberText]:
-    """Let a function that writes a number return a `NumberText`."""
+    """Make a function that writes a number return a `NumberText`."""
 
     def written(value: object, /, *args: P.args, **kwargs: P.kwargs) -> NumberText:
         return NumberText(write(value, *args, **kwargs), value)
@@ -81,7 +81,7 @@ def significant(value: object, digits: int = 2) -> str:
 
 
 def told_apart(*values: float, digits: int = 3) -> int:
-    """Significant digits with which values that differ print differently: from ``digits`` to nine."""
+    """Significant digits, from ``digits`` to nine, with which different values print differently."""
     known = set(values)
     while digits < 9 and len({significant(value, digits) for value in known}) < len(known):
         digits += 1
@@ -102,13 +102,13 @@ def scientific(value: object, digits: int = 2) -> str:
 
 
 def superscript(text: str) -> str:
-    """Raise digits for where there is no markup; the point becomes a middle dot: ¹·⁰²."""
+    """Raise digits where there is no markup; the point becomes a middle dot: ¹·⁰²."""
     return text.replace("−", "-").replace(".", "·").translate(_SUPERSCRIPT)
 
 
 @_remembering
 def setting(value: object) -> str:
-    """A number that somebody chose, as short as it is exact: 0.05, 10⁻⁶, 2.5 × 10⁻⁴."""
+    """A number that somebody chose, as short as it can be and still exact: 0.05, 10⁻⁶, 2.5 × 10⁻⁴."""
     if not is_number(value):
         return DASH
     if value == 0 or 1e-2 <= abs(value) < 1e4:
@@ -203,12 +203,12 @@ def times(ratio: object) -> str:
 
 
 def plural(number: float, noun: str, several: str = "") -> str:
-    """A count, or a mean of counts, with its noun, unbroken: 1 seed, 2 seeds."""
+    """A count, or a mean of counts, with its noun after a non-breaking space: 1 seed, 2 seeds."""
     return counted(round(number), noun, several).replace(" ", NO_BREAK_SPACE, 1)
 
 
 def first_digit(value: float, decimals: int) -> int:
-    """Decimals with which a number does not print as zero: ``decimals``, or more where it is that small."""
+    """Decimals with which a number does not print as zero: ``decimals``, or more for a smaller number."""
     if value == 0 or round(value, decimals) != 0:
         return decimals
     return -math.floor(math.log10(abs(value)))
@@ -223,7 +223,7 @@ def decimals_for(uncertainty: float | None, fallback: int) -> int:
 
 
 def shorten(text: str, length: int) -> str:
-    """A text cut to a length, with an ellipsis where something is missing."""
+    """A text cut to a length, with an ellipsis where something was cut off."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
@@ -234,11 +234,11 @@ def listing(parts: Iterable[str]) -> str:
 
 
 def with_notes(text: str, *notes: str, between: str = ", ") -> str:
-    """A text with notes in parentheses behind it; empty ones are left out."""
+    """A text followed by notes in parentheses; empty notes are left out."""
     told = between.join(filter(None, notes))
     return f"{text} ({told})" if told else text
 
 
 def sentences(*parts: str) -> str:
-    """Sentences behind each other; empty ones are left out."""
+    """Sentences one after the other; empty ones are left out."""
     return " ".join(filter(None, parts))

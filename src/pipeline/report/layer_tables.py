@@ -10,7 +10,7 @@ from pipeline.report.content import Bar, Column, Table
 from pipeline.report.metrics import Converted
 from pipeline.report.runs import said_of_timings
 
-#: The scale of the bars ends so far beyond the largest figure, since a tick on its end would stand beside the number.
+#: Scale of the bars relative to the largest figure; a tick at a bar's very end would touch the number beside it.
 HEADROOM = 1.06
 
 
@@ -77,7 +77,7 @@ def _speed_bar(row: TimingRow, top: float, batches: list[int]) -> Bar:
 
 
 def _reasons(rows: list[TimingRow]) -> tuple[tuple[str, str], ...]:
-    """(batch, sentence) of all batch sizes; said once if they are the same.
+    """(batch, sentence) for every batch size, or the sentence once if it is always the same.
 
     The sentence opens with the outcome and the speedup; the bar beside it has the speedup already.
     """
@@ -114,7 +114,7 @@ def rounding(network: Converted) -> Table:
 
 
 def error_growth(network: Converted) -> Table:
-    """How errors grow from layer to layer, and what became of the activations."""
+    """How errors grow from layer to layer, and how large the activations become."""
     return Table(
         "How the error grows through the network",
         (
@@ -249,13 +249,13 @@ def _disturbed(timings: Sequence[TimingRow]) -> str:
 
 
 def _traffic(row: TimingRow) -> str:
-    """Bytes by the level of the caches that they come from."""
+    """Bytes by the cache level that they come from."""
     moved = row.traffic_fp16.items()
     return ", ".join(f"{level} {f.n_bytes(size, 2)}" for level, size in moved if size) or f.DASH
 
 
 def _routines(row: TimingRow) -> str:
-    """The routines of both precisions, once if they are twins that differ in the weights' type."""
+    """The routines of both precisions, named once if they differ only in the weights' type."""
     names = dict.fromkeys(_short(name) for name in (row.routine_fp32, row.routine_fp16) if name)
     return " → ".join(names) or f.DASH
 

@@ -1,8 +1,8 @@
-"""The numbers that a study leaves behind, as the report reads them and as ``metrics.json`` holds them.
+"""The numbers of a study, as the report reads them and as ``metrics.json`` holds them.
 
-A study without training, matrices, half precision or a scaling series is a study too: what it does not hold is empty
-or ``None``. Accuracies are fractions, times seconds, sizes bytes, unless the name of a key says otherwise. Non-finite
-numbers are ``None`` and print as a dash.
+A study may lack training, matrices, half precision or a scaling series: a missing part is empty or ``None``.
+Accuracies are fractions, times seconds, sizes bytes, unless the name of a key says otherwise. Non-finite numbers are
+``None`` and print as a dash.
 """
 
 from typing import Any
@@ -55,7 +55,7 @@ class ModelMetrics(MetricsPart):
 
 
 class StudyMetrics(MetricsPart):
-    """What was studied; without training there are neither images nor a network."""
+    """The subject of a study; without training there are neither images nor a network."""
 
     name: str
     description: str = ""
@@ -74,9 +74,9 @@ class SeedResult(MetricsPart):
 
     Attributes:
         test: Missing while hyper-parameters are still being chosen.
-        layers: What K-FAC knew of the layers at the end.
-        alone: Whether no other job of the study ran on its machine meanwhile; none where that is not known.
-        diverged: How training diverged; empty where it did not. All else is empty where it did.
+        layers: State of K-FAC for each layer at the end.
+        alone: Whether no other job of the study ran on its machine meanwhile; None where that is not known.
+        diverged: How training diverged; empty where it did not. Where it did, all else is empty.
     """
 
     history: list[EpochRow] = []
@@ -95,7 +95,7 @@ class RunMetrics(MetricsPart):
     """One way of training, over its seeds.
 
     Attributes:
-        options: What its networks were trained with, as their spec has it.
+        options: The training options of its networks, as in their spec.
     """
 
     label: str
@@ -111,7 +111,7 @@ class RunMetrics(MetricsPart):
 
 
 class RoleMetrics(MetricsPart):
-    """Which run plays which part in the claims about large batches."""
+    """Which run plays which role in the claims about large batches."""
 
     reference: str | None = None
     large_batch: str | None = None
@@ -120,7 +120,7 @@ class RoleMetrics(MetricsPart):
 
 
 class TimedPlan(PlanTest):
-    """A plan that was timed; `verification` is what it loses on the samples that it was chosen with."""
+    """A plan that was timed; `verification` is its loss on the samples that it was chosen with."""
 
     verification: Verified | None = None
 
@@ -129,13 +129,13 @@ class Converted(MetricsPart):
     """One converted network.
 
     Attributes:
-        plans: What was timed, by batch size; without them the network was converted and not timed.
-        mode: What ran before a layer that is timed in `timings`; `other_timings` are those of the other modes.
-        candidates: What routines were chosen from.
+        plans: The timed plans, by batch size; empty for a network that was converted and not timed.
+        mode: What ran before a layer that is timed in `timings`; `other_timings` has the other modes.
+        candidates: The routines that could be chosen.
         device_timings: The GPU's table, if there is one.
-        alone: Whether the job that timed the layers ran alone: no other job of the study on its machine, and no
-            samples that count although other work took the core away.
-        generated_inputs: Whether its samples are noise.
+        alone: Whether the layers were timed alone: no other job of the study ran on the machine, and no counted sample
+            was disturbed by other work.
+        generated_inputs: Whether the network's samples are noise.
     """
 
     seed: int | None
@@ -168,10 +168,10 @@ class Distribution(MetricsPart):
 
 
 class MatrixMetrics(MetricsPart):
-    """One hierarchical matrix, and its answer if it was solved.
+    """One hierarchical matrix, and its result if it was solved.
 
     Attributes:
-        alone: As for a seed's result, of compression and solve.
+        alone: Whether compression and solve ran alone, as for a seed's result.
         on_globe: Whether the points are longitudes and latitudes, so that lengths are in radii of the Earth.
     """
 
@@ -205,14 +205,14 @@ class MatrixMetrics(MetricsPart):
 
 
 class ScalingMetrics(ScalingFacts):
-    """Growth with the number of points; `alone` as for a seed's result."""
+    """Growth with the number of points; `alone` means the same as for a seed's result."""
 
     rows: list[ScalingRow]
     alone: bool | None = None
 
 
 class RuleCost(MetricsPart):
-    """One job, as Snakemake's benchmark file tells it."""
+    """One job, from Snakemake's benchmark file."""
 
     rule: str
     job: str
@@ -221,10 +221,10 @@ class RuleCost(MetricsPart):
 
 
 class HistoryMetrics(MetricsPart):
-    """The study against its past: how much was compared, what moved, and the commits since.
+    """The study against its past: how much was compared, what changed, and the commits since.
 
     Attributes:
-        respecified: Artefacts whose options, or those of what they are made from, are not those of the run before.
+        respecified: Artefacts whose options, or whose inputs' options, differ from those of the run before.
     """
 
     n_figures: int
@@ -236,7 +236,7 @@ class HistoryMetrics(MetricsPart):
 
 
 class Missing(MetricsPart):
-    """An artefact that a study with failed jobs does not have, by its path below the study's folder, and why."""
+    """An artefact that a study with failed jobs lacks, by its path below the study's folder, and the reason."""
 
     artefact: str
     reason: str
@@ -246,7 +246,7 @@ class Metrics(MetricsPart):
     """Everything that a study found.
 
     Attributes:
-        beside: What the studies beside it found, by their names.
+        beside: The metrics of the studies beside it, by their names.
     """
 
     study: StudyMetrics

@@ -8,12 +8,12 @@ from pipeline.report.content import Column, Table
 from pipeline.report.formatting import DASH, is_number, setting
 from pipeline.report.runs import OPTIMIZERS, Runs, label_of
 
-#: Options of a run that have a column of their own, or stand in the table of scores.
+#: Options of a run that have a column of their own, or appear in the table of scores.
 ELSEWHERE = ("optimizer", "smoothing", "augmentation", "batch_size", "train_samples")
 
 
 def options(training: Runs) -> Table:
-    """One row per run, folded: the options that its networks were trained with, those that trials chose included."""
+    """One row per run, folded: the training options of its networks, including those that trials chose."""
     rows = tuple(
         (
             label_of(name, run),
@@ -47,7 +47,7 @@ def _without_name(value: JsonValue) -> dict[str, JsonValue]:
 
 
 def _values(values: Mapping[str, JsonValue]) -> str:
-    """List options with their values; those that are off are left out."""
+    """List options with their values; options that are switched off are left out."""
     return ", ".join(
         f"{_words(key)} {_value(value)}".rstrip()
         for key, value in values.items()

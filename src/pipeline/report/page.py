@@ -4,7 +4,7 @@ import re
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape  # what jinja2 escapes with, and brings along
+from markupsafe import Markup, escape  # jinja2 depends on it and escapes with it
 
 from pipeline.report.answers import answers
 from pipeline.report.drawing import Arrays
@@ -13,9 +13,9 @@ from pipeline.report.formatting import count, instant, plural
 from pipeline.report.metrics import Dataset, Metrics
 from pipeline.report.sections import SECTIONS
 
-#: Data sets of files of one's own, of which the name alone tells little.
+#: Data sets in a user's own files, whose name alone tells little.
 OWN = ("folder", "arrays", "idx")
-#: Classes that are named beside their number.
+#: Up to this many classes are named beside their number.
 MOST_NAMED = 12
 
 
@@ -31,8 +31,7 @@ def render(metrics: Metrics, arrays: Arrays) -> str:
             ``/variogram_residuals`` (classes,). Any may be missing.
 
     Returns:
-        The text of the page, well below 3 MB. It loads nothing from anywhere, and its script only adds to what is
-        there without it.
+        The text of the page, well below 3 MB. It loads nothing, and all its content is readable without its script.
     """
     sections = [section for make in SECTIONS if (section := make(metrics, arrays)) is not None]
     return (
@@ -66,7 +65,7 @@ def _environment() -> Environment:
 
 
 def _typeset(text: str) -> Markup:
-    """Escape a text; raise what follows ``N^`` and keep K-FAC on one line."""
+    """Escape a text; write what follows ``N^`` as a superscript and keep K-FAC on one line."""
     escaped = re.sub(r"N\^(−?[\d.]*\d)", r"N<sup>\1</sup>", str(escape(text)))
     return Markup(escaped.replace("K-FAC", '<span class="word">K-FAC</span>'))
 
@@ -77,7 +76,7 @@ def _share(fraction: float) -> str:
 
 
 def _setting(metrics: Metrics) -> tuple[tuple[str, str], ...]:
-    """What was studied, as named values; what a study does not have is left out."""
+    """The subject of the study, as named values; what a study does not have is left out."""
     study, provenance = metrics.study, metrics.provenance
     items = {
         "Data": _data(study.dataset) if study.dataset else "",
@@ -103,7 +102,7 @@ def _data(data: Dataset) -> str:
 
 
 def _seeds(metrics: Metrics) -> str:
-    """The seeds that all runs have; how many a run has where they differ."""
+    """The number of seeds that all runs have, or that each run has where they differ."""
     seeds, runs = metrics.study.seeds, metrics.training.values()
     numbers = sorted({len(run.seeds) for run in runs})
     if len(numbers) > 1:

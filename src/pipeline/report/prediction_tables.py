@@ -1,4 +1,4 @@
-"""Tables of what plans in half precision gain, and what they change in a network's answers."""
+"""Tables of the gains of plans in half precision, and of the changes in a network's answers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from pipeline.report.runs import said_of_timings
 
 
 def plans(network: Converted, speedups: Mapping[int, float]) -> Table:
-    """One row per plan that was timed: its speed, and what it does to the answers."""
+    """One row per timed plan: its speed, and its effect on the answers."""
     judged = any(plan.accuracy for plan in network.plans.values())
     accuracies = ("Accuracy FP32", "Accuracy FP16", "Points gained", "Answers changed") if judged else ()
     known = any(plan.verification and plan.verification.varying_error for plan in network.plans.values())
@@ -47,7 +47,7 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table:
 
 
 def _accuracies(accuracy: Accuracy | None) -> tuple[str, str, str, str]:
-    """Both accuracies, what was gained, and how many answers changed."""
+    """Both accuracies, the gain, and how many answers changed."""
     if accuracy is None:
         return f.DASH, f.DASH, f.DASH, f.DASH
     return (
@@ -75,14 +75,14 @@ def _gained(accuracy: Accuracy) -> str:
 
 
 def _signed(value: float) -> str:
-    """A change with its sign and three decimals, more where those are all zero; nothing changed is 0."""
+    """A change with its sign and three decimals, or more where those are all zero; no change is 0."""
     if value == 0:
         return "0"
     return f"{'+' if value > 0 else ''}{f.decimal(value, f.first_digit(value, 3))}"
 
 
 def changed_predictions(network: Converted, classes: Sequence[str]) -> Table:
-    """Examples of test samples that FP16 classifies otherwise, the most surprising first."""
+    """Examples of test samples that FP16 classifies differently, the most surprising first."""
 
     def name(number: int) -> str:
         return classes[number] if number < len(classes) else str(number)
@@ -106,7 +106,7 @@ def changed_predictions(network: Converted, classes: Sequence[str]) -> Table:
 
 
 def confusions(network: Converted, classes: Sequence[str]) -> list[Table]:
-    """The cells of the confusion matrix that FP16 changes; one table for plans that answer alike."""
+    """The cells of the confusion matrix that FP16 changes; plans with the same answers share one table."""
     alike: dict[tuple[str, str], list[str]] = {}
     predictions = _predictions(network)
     for batch, found in predictions.items():
@@ -138,5 +138,5 @@ def _confusion(found: Answers, batches: Sequence[str], classes: Sequence[str]) -
 
 
 def _predictions(network: Converted) -> dict[str, Answers]:
-    """What the plans that were timed answer, by batch size."""
+    """The answers of the timed plans, by batch size."""
     return {batch: plan.predictions for batch, plan in network.plans.items() if plan.predictions}

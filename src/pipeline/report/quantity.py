@@ -1,4 +1,4 @@
-"""A predicted quantity with its unit, in the words of sentences and axes."""
+"""A predicted quantity with its unit, as sentences and axes name it."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pipeline.report.formatting import significant, times
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is predicted, in which unit; ``logarithmic`` for decimal logarithms, whose errors are factors."""
+    """A predicted quantity and its unit; ``logarithmic`` for decimal logarithms, whose errors are factors."""
 
     name: str
     unit: str
@@ -25,7 +25,7 @@ class Quantity:
         name, unit = (part[1] if part else text for part, text in zip(parts, (name, unit), strict=True))
         if (
             unit and name != unit and not logarithmic
-        ):  # told in brackets behind the name, as well as by itself
+        ):  # it may stand in brackets behind the name, too, and is removed there
             name = (
                 re.sub(rf"[\s_]*(\[\s*{re.escape(unit)}\s*\]|\(\s*{re.escape(unit)}\s*\))$", "", name) or name
             )
@@ -45,5 +45,5 @@ class Quantity:
         return f"{significant(value, 3)} {'' if self.logarithmic else self.unit}".rstrip()
 
     def factor(self, value: float) -> str:
-        """What an error of a logarithm means: a factor."""
+        """The factor that an error of a logarithm means."""
         return f" (a factor of {times(10.0**value)[:-1]})" if self.logarithmic and value < 6 else ""

@@ -11,7 +11,7 @@ Runs = Mapping[str, RunMetrics]
 #: A quantity of a run, over its seeds.
 OverSeeds = Callable[[RunMetrics], Spread]
 
-#: Optimizers as papers write them; one that a user adds is written as in the study.
+#: Optimizers as papers write them; a user's own optimizer is written as in the study.
 OPTIMIZERS = {
     "sgd": "SGD",
     "schedule_free": "Schedule-free SGD",
@@ -42,7 +42,7 @@ def repeated(training: Runs) -> bool:
 
 
 def _over_seeds(run: RunMetrics, of: Callable[[SeedResult], object]) -> Spread:
-    """A quantity of every seed; those without it are left out."""
+    """A quantity of every seed; seeds without it are left out."""
     return Spread.of({name: of(seed) for name, seed in run.seeds.items()})
 
 
@@ -74,7 +74,7 @@ loss_gap = _quantity(_gap)
 # Largest eigenvalue of the Hessian of the training loss, and the rise of that loss under relative weight noise.
 curvature = _quantity(lambda seed: seed.sharpness and seed.sharpness.largest_eigenvalue)
 noise_rise = _quantity(lambda seed: seed.sharpness and seed.sharpness.perturbation)
-# Optimizer steps, seconds of training, and the part of these that the preconditioner took.
+# Optimizer steps, seconds of training, and the part of these seconds that the preconditioner took.
 n_steps = _quantity(lambda seed: seed.steps)
 wall_seconds = _quantity(lambda seed: seed.seconds)
 preconditioner_share = _quantity(_share)
@@ -108,14 +108,14 @@ def alone(run: RunMetrics) -> bool:
 
 
 def said_beside(alone: bool | None) -> str:
-    """The sentence that marks times which were not taken alone; empty where they were, or where it is not known."""
+    """The sentence that marks times measured beside other jobs; empty where there were none or it is not known."""
     if alone is not False:
         return ""
     return "Other jobs of the study ran on the same machine meanwhile, so times may be too long."
 
 
 def said_of_timings(network: Converted) -> str:
-    """The same for a network, whose samples tell of work outside the study too."""
+    """The same for a network, whose samples also show work from outside the study."""
     if network.alone is not False:
         return ""
     return (
@@ -155,7 +155,7 @@ def seeds_that_diverged(run: RunMetrics) -> list[str]:
 
 
 def diverged_text(run: RunMetrics) -> str:
-    """Which seeds diverged, all of which the run's means leave out: 1 of 5 seeds, seed 3, diverged; empty for none."""
+    """Which seeds diverged and are left out of the run's means: 1 of 5 seeds, seed 3, diverged; empty for none."""
     names, n_seeds = seeds_that_diverged(run), len(run.seeds)
     if not names:
         return ""
@@ -164,12 +164,12 @@ def diverged_text(run: RunMetrics) -> str:
 
 
 def label_with_divergence(name: str, run: RunMetrics) -> str:
-    """What the page calls a run whose means are compared, and which seeds they leave out."""
+    """The page's name of a run whose means are compared, with the seeds that they leave out."""
     return f.with_notes(label_of(name, run), diverged_text(run))
 
 
 def label_of(name: str, run: RunMetrics | None) -> str:
-    """What the page calls a run."""
+    """The page's name of a run."""
     return run.label if run is not None and run.label else name
 
 
@@ -184,7 +184,7 @@ def method_of(run: RunMetrics) -> str:
 def spread_text(spread: Spread, decimals: int) -> f.NumberText:
     """Mean ± standard deviation; only the mean for one seed.
 
-    A deviation that would print as zero gets as many decimals as its first digit needs, and is 0 where it is none.
+    A deviation that would print as zero gets the decimals that its first digit needs; a deviation of zero is 0.
     """
     if spread.sd is None:
         lost = f.is_number(spread.mean) and 0 < abs(spread.mean) < 0.5 * 10**-decimals

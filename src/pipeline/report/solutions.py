@@ -4,14 +4,14 @@ from pipeline.report.content import JudgedClaim
 from pipeline.report.formatting import is_number, scientific, setting, significant
 from pipeline.report.metrics import MatrixMetrics
 
-#: A residual this many times above the tolerance is no longer its rounding up.
+#: Rounding explains a residual up to this many times the tolerance.
 FAR = 10.0
 
 
 def doubt(name: str, matrix: MatrixMetrics) -> JudgedClaim | None:
     """Return a verdict if the residual on exact rows is far above the tolerances of compression and solve.
 
-    The residual of the compressed matrix tells how well that system was solved, not how near it is to the exact one.
+    The residual of the compressed matrix tells how well that system was solved, not how close it is to the exact one.
     """
     if matrix.solve is None:
         return None

@@ -12,17 +12,17 @@ from pipeline.runtime.words import counted
 
 #: One-sided confidence of every verdict.
 CONFIDENCE = 0.95
-#: Distinct sizes through which a power may be fitted.
+#: Least number of distinct sizes for the fit of a power.
 LEAST_SIZES = 4
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The values of one quantity over seeds; what is not a finite number is left out.
+    """The values of one quantity over seeds; values that are not finite numbers are left out.
 
     Attributes:
         values: The values.
-        seeds: The seed of each, by which two runs are compared; without names, their places.
+        seeds: The seed of each value, by which two runs are compared; where seeds have no names, their positions.
     """
 
     values: tuple[float, ...]
@@ -30,7 +30,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[object] | Mapping[str, object]) -> "Spread":
-        """Keep the numbers among values of seeds in order, or by name."""
+        """Keep the numbers among the seeds' values, given in order or by name."""
         named = values if isinstance(values, Mapping) else {str(n): value for n, value in enumerate(values)}
         kept = {seed: float(value) for seed, value in named.items() if is_number(value)}
         return cls(tuple(kept.values()), tuple(kept))
@@ -59,8 +59,8 @@ class Spread:
 class Difference:
     """A difference of two means, and the half width of its two-sided 90 % interval.
 
-    ``half_width`` is ``None`` where the runs do not share two seeds, or all that they share differ equally: then
-    nothing can be said.
+    ``half_width`` is ``None``, and nothing can be said, where the runs share fewer than two seeds, or where all their
+    common seeds differ equally.
     """
 
     mean: float
@@ -76,7 +76,7 @@ class Difference:
 
 
 def paired(first: Spread, second: Spread) -> tuple[Spread, Spread]:
-    """The values of those seeds that both runs have, in one order, or all values where they have none in common."""
+    """The values of the seeds that both runs have, in the same order, or all values where the runs share no seed."""
     one, other = first.by_seed, second.by_seed
     common = [seed for seed in one if seed in other]
     if not common:
@@ -85,7 +85,7 @@ def paired(first: Spread, second: Spread) -> tuple[Spread, Spread]:
 
 
 def said_of_seeds(first: Spread, second: Spread) -> str:
-    """The clause that names the seeds behind two means that :func:`paired` gave; empty where all have both."""
+    """The clause that names the seeds behind the means of :func:`paired`; empty where both runs have the same seeds."""
     common = len(first.by_seed.keys() & second.by_seed.keys())
     if not first.n or not second.n or common == first.n == second.n:
         return ""
@@ -95,22 +95,22 @@ def said_of_seeds(first: Spread, second: Spread) -> str:
 
 
 def difference(first: Spread, second: Spread) -> Difference | None:
-    """Compare two runs seed by seed: Student's interval of the differences of those seeds that both have.
+    """Compare two runs seed by seed: Student's interval of the differences over the seeds that both have.
 
-    Runs of one study share the initial weights and the order of the data that a seed gives, so that their results are
-    not independent, as an interval from two separate variances would want them. This is the one interval that the page
-    shows of any difference between runs.
+    Runs of one study with the same seed share the initial weights and the order of the data. Their results are not
+    independent, as an interval from two separate variances would require. The page shows only this interval for
+    differences between runs.
 
-    Differences that are equal have no interval: accuracies come in steps of one sample, so that seeds may differ
-    equally by chance, and a deviation of zero would be taken for certainty.
+    Equal differences have no interval. Accuracies come in steps of one sample, so seeds may differ equally by chance,
+    and a deviation of zero would be mistaken for certainty.
 
     Args:
-        first: Values of the run whose mean is taken positive.
+        first: Values of the run whose mean counts positive.
         second: Values of the run whose mean is subtracted.
 
     Returns:
-        The difference, without a width where fewer than two seeds are common or all differ equally: that of the means
-        where none is common. ``None`` if either side has no value.
+        The difference. It has no width where fewer than two seeds are common or all differ equally, and it is that of
+        the means where no seed is common. ``None`` if either side has no value.
     """
     if first.mean is None or second.mean is None:
         return None
@@ -119,7 +119,7 @@ def difference(first: Spread, second: Spread) -> Difference | None:
     first, second = paired(first, second)
     apart = Spread.of(one - other for one, other in zip(first.values, second.values, strict=True))
     half_width = None
-    # Equal but for the rounding of the differences themselves.
+    # Equal except for the rounding of the differences themselves.
     rounding = 1e-12 * max(abs(value) for value in first.values + second.values)
     if apart.sd is not None and max(apart.values) - min(apart.values) > rounding:
         half_width = float(stdtrit(apart.n - 1, CONFIDENCE)) * apart.sd / math.sqrt(apart.n)
@@ -147,8 +147,8 @@ def power_law(sizes: Sequence[object], values: Sequence[object]) -> Power | None
     The interval is Student's t with n - 2 degrees of freedom, from the scatter around the line.
 
     Returns:
-        The law, or ``None`` with fewer than four distinct sizes: the scatter of three has one degree of freedom, and
-        its interval tells nothing.
+        The law, or ``None`` with fewer than four distinct sizes: three sizes leave one degree of freedom, and the
+        interval would tell nothing.
     """
     pairs = [
         (math.log(size), math.log(value))

@@ -1,7 +1,7 @@
-"""Each large-batch run beside the small batch: under the setting of the claims, and against the best baseline.
+"""Each large-batch run against the small batch: in the setting of the claims, and against the best baseline.
 
-A claim may hold beside the reference that it names and fail beside a baseline with better options. So both are shown,
-for each run. Differences are of test accuracy, seed by seed, with Student's interval of paired values.
+A claim may hold against its own reference and fail against a baseline with better options, so both are shown for each
+run. Differences are of test accuracy, seed by seed, with Student's interval of paired values.
 """
 
 from pipeline.report import runs as of
@@ -14,7 +14,7 @@ from pipeline.report.spread import Difference, difference
 
 
 def best_baseline(training: Runs, reference: str) -> str:
-    """Name the first-order run that validation prefers among those whose batch is no larger than the reference's."""
+    """Name the first-order run with the best validation among those whose batch is no larger than the reference's."""
     found = {
         name: of.accuracy_on_validation(run).mean or 0.0
         for name, run in of.comparable(training).items()
@@ -24,7 +24,7 @@ def best_baseline(training: Runs, reference: str) -> str:
 
 
 def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
-    """Every run of a larger batch beside the reference, and beside the best small-batch baseline."""
+    """Compare every run of a larger batch with the reference, and with the best small-batch baseline."""
     if roles is None or roles.reference is None or roles.reference not in training:
         return None
     reference, baseline = roles.reference, best_baseline(training, roles.reference)
@@ -61,7 +61,7 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
 
 
 def preferred(training: Runs) -> dict[int, list[tuple[str, RunMetrics]]]:
-    """The runs of every batch size that has several, those first that validation prefers."""
+    """The runs of every batch size that has several, the best in validation first."""
     by_batch: dict[int, list[tuple[str, RunMetrics]]] = {}
     for name, run in of.comparable(training).items():
         by_batch.setdefault(run.batch_size, []).append((name, run))
@@ -73,7 +73,7 @@ def preferred(training: Runs) -> dict[int, list[tuple[str, RunMetrics]]]:
 
 
 def best_by_batch(training: Runs) -> Table:
-    """The run that validation prefers at every batch size, beside the next one."""
+    """The run with the best validation at every batch size, beside the next one."""
     return Table(
         "The best method at each batch",
         ("Batch", Column("Best"), Column("Next"), "Points between them", Column("Verdict")),
@@ -94,9 +94,9 @@ def best_by_batch(training: Runs) -> Table:
 
 
 def beside(run: RunMetrics, other: RunMetrics) -> tuple[str, str]:
-    """Points between two runs with their interval, and the verdict; empty where either was not scored.
+    """Percentage points between two runs with their interval, and the verdict; empty where either was not scored.
 
-    A verdict in favor of a run of which a seed diverged would rest on the seeds that survived: it is undecided.
+    A verdict in favor of a run with diverged seeds would rest on the seeds that survived: it is undecided.
     """
     by = difference(of.accuracy_on_test(run), of.accuracy_on_test(other))
     if by is None:
@@ -114,8 +114,8 @@ def beside(run: RunMetrics, other: RunMetrics) -> tuple[str, str]:
 def verdict(by: Difference) -> str:
     """Say in words where a difference lies: "above", "at its level", "below" or "undecided".
 
-    A run is above or at the level by its whole interval, and below if the whole interval is below zero and its middle
-    lower than the level.
+    "above" and "at its level" require the whole interval to be there. "below" requires the whole interval to be below
+    zero, and its middle to be lower than the level.
     """
     if by.exceeds(0.0):
         return "above"

@@ -1,4 +1,4 @@
-"""Tables of the page but those of network layers, one function each, from results to :class:`Table`."""
+"""Tables of the page except those of network layers, one function each, from results to :class:`Table`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from pipeline.report.metrics import MatrixMetrics, RuleCost, RunMetrics
 from pipeline.report.runs import Runs, repeated
 from pipeline.report.spread import Power, Spread
 
-#: Marks a time that was not taken alone.
+#: Marks a time that was measured beside other jobs.
 BESIDE = "†"
 
 
@@ -74,9 +74,9 @@ def _beside(training: Runs) -> str:
 
 
 def methods_by_batch(training: Runs, quantity: of.OverSeeds, caption: str, usual: int) -> Table | None:
-    """A quantity of all methods (rows) at all batch sizes (columns), where a study crosses the two.
+    """A quantity for all methods (rows) at all batch sizes (columns), for studies that combine the two.
 
-    Runs on another number of images than most are left out; of several with one method and batch the first counts.
+    Only runs on the most frequent number of images count, and the first of several with one method and batch.
     """
     found: dict[tuple[str, int], Spread] = {}
     for run in of.comparable(training).values():
@@ -100,7 +100,7 @@ def _spread_of_seeds(training: Runs) -> str:
 
 
 def minima(training: Runs, target: float | None) -> Table | None:
-    """One row per run: how fast it reached a training loss, and what its minimum is like."""
+    """One row per run: how fast it reached a training loss, and the properties of its minimum."""
     if not any(of.noise_rise(run).n for run in training.values()):
         return None
     speed = ("Time to target", "Steps to target") if target is not None else ()
@@ -190,7 +190,7 @@ def levels(matrix: MatrixMetrics) -> Table:
 
 
 def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str = "") -> Table:
-    """Time and storage by N; the last row has the fitted exponents, by the names of the fields, with 95 % intervals."""
+    """Time and storage by N; the last row has the fitted exponents, by field names, with their 95 % intervals."""
     body: list[tuple[TableCell, ...]] = [
         (
             f.count(row.n), f.seconds(row.compress_seconds), f.seconds(row.factorize_seconds),
@@ -267,6 +267,6 @@ def _moved(row: Change) -> tuple[TableCell, ...]:
 
 
 def commits(lines: Sequence[str]) -> Table:
-    """Commits, each its short name and subject, newest first."""
+    """Commits with their short names and subjects, newest first."""
     rows = [(name, subject) for name, _, subject in (line.partition(" ") for line in lines)]
     return Table("Commits between", ("Commit", Column("Subject")), rows)

@@ -10,7 +10,7 @@ from pipeline.report.runs import Runs, label_of
 
 
 def trials(training: Runs) -> Table:
-    """One row per run whose options trials chose, and its trials folded below."""
+    """One row per run whose options were chosen by trials, with its trials folded below."""
     tuned = {label_of(name, run): run.tuning for name, run in training.items() if run.tuning is not None}
     n_repeats = max((len(tuning.trials[tuning.chosen].repeats) for tuning in tuned.values()), default=0)
     repeated = (

@@ -45,7 +45,7 @@ def _beside(network: Converted, speeds: Mapping[int, float]) -> str:
 
 
 def _error_text(network: Converted) -> str:
-    """The clause on the error of its outputs, the largest of the plans that were timed, and what it was taken on."""
+    """Return the clause on the largest output error of the timed plans, and on the kind of inputs behind it."""
     checked = [plan.verification for plan in network.plans.values() if plan.verification]
     known = [found.output_error for found in checked if is_number(found.output_error)]
     if not known:
@@ -57,7 +57,7 @@ def _error_text(network: Converted) -> str:
 
 
 def _accuracy_text(accuracies: Sequence[Accuracy], n_classes: int) -> str:
-    """The clause on the accuracy: that of the plan which loses most."""
+    """Return the clause on the accuracy of the plan that loses most."""
     if not accuracies:
         return ""
     worst = min(accuracies, key=lambda accuracy: accuracy.fp16)
@@ -70,7 +70,7 @@ def _accuracy_text(accuracies: Sequence[Accuracy], n_classes: int) -> str:
 
 
 def _named(name: str, training: Runs) -> str:
-    """The network as readers know it: by how the study trained it, or else by its name in the study."""
+    """Name the network by how the study trained it, or else by its name in the study."""
     return (
         f"the network trained by {method_of(training[name])}" if name in training else f"the network {name}"
     )
@@ -86,7 +86,7 @@ def whole_network_speedups(network: Converted) -> dict[int, float]:
 
 
 def bound_text(bound: str) -> str:
-    """What limits a layer, in words."""
+    """Say in words what limits a layer."""
     words = {"compute": "arithmetic", "conversion": "conversion to FP32", "DRAM": "main memory"}
     if not bound:
         return DASH

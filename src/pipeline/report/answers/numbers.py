@@ -25,7 +25,7 @@ from pipeline.report.solutions import doubt
 
 TITLE = "Fewer numbers"
 
-#: Points of one's own, by the names that studies give them: what was asked for is their result.
+#: Names of data sets that hold a user's own points. Their answer leads with the result that the user asked for.
 OWN = ("file", "mesh")
 MOST_BESIDE = 2  # other results that are told beside the first one
 EARTH_RADIUS_KM = 6371.0
@@ -36,7 +36,7 @@ def answer_numbers(
 ) -> CoreAnswer | None:
     """Lead with the matrix that is compressed most (by approximation if any is), then say what it was for.
 
-    Of points or meshes of one's own, and where no memory was won, the results lead.
+    With a user's own points or meshes, and where no memory was saved, the results lead.
     """
     findings = tuple(found for name, matrix in matrices.items() if (found := doubt(name, matrix)) is not None)
     if matrices:
@@ -59,7 +59,7 @@ def answer_numbers(
 
 
 def _asked_for(name: str, matrices: Mapping[str, MatrixMetrics]) -> tuple[str, str] | None:
-    """The numbers that own points or a matrix which saves no memory were made for, with their words; memory comes last.
+    """Return the results of a user's own points, or of a matrix that saves no memory, with their words; memory is last.
 
     ``name`` is the matrix that is compressed most.
     """
@@ -75,7 +75,7 @@ def _asked_for(name: str, matrices: Mapping[str, MatrixMetrics]) -> tuple[str, s
 
 
 def _others(name: str, matrices: Mapping[str, MatrixMetrics], n_classes: int) -> str:
-    """The clauses on what other matrices of own points were for."""
+    """Return the clauses on the results of other matrices of a user's own points."""
     others = [
         key for key, matrix in matrices.items() if matrix.points in OWN and key != name and matrix.result
     ]
@@ -83,7 +83,7 @@ def _others(name: str, matrices: Mapping[str, MatrixMetrics], n_classes: int) ->
 
 
 def _saved(name: str, matrix: MatrixMetrics) -> tuple[str, str]:
-    """The memory that a matrix takes beside a dense one, with its words."""
+    """Return the memory of a matrix relative to a dense one, with its words."""
     exact = ", with nothing approximated" if matrix.nothing_approximated else ""
     if matrix.compression >= 1:
         return f.times(matrix.compression), f"less memory for {name}{exact}"
@@ -97,7 +97,7 @@ def _shape(matrix: MatrixMetrics) -> str:
 
 
 def _within(compress: Compression) -> str:
-    """The clause on the error, which does not hide that it is not the one asked for."""
+    """Return the clause on the error, with the tolerance that was asked for where the error misses it."""
     if not f.is_number(compress.relative_error):
         return ""
     missed = f", asked: {f.scientific(compress.tolerance, 1)}" if compress.missed else ""
@@ -118,13 +118,13 @@ def _solved(matrix: MatrixMetrics) -> str:
 
 @dataclass(frozen=True)
 class ToldResult:
-    """What a matrix was for, in words.
+    """The result that a matrix was made for, in words.
 
     Attributes:
-        sentence: All that is known of it.
-        number: The number that it was made for, for a headline; empty for systems, products and samples.
-        words: What this number is.
-        brief: One error of what was predicted, where the sentence has several.
+        sentence: All that is known of the result.
+        number: The result's number for a headline; empty for systems, products and samples.
+        words: The words that say what the number is.
+        brief: One error of the prediction, where the sentence has several.
     """
 
     sentence: str
@@ -139,12 +139,12 @@ class ToldResult:
 
 
 def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> str:
-    """What a matrix was for, in one sentence of numbers."""
+    """Tell in one sentence with numbers what a matrix was made for."""
     return told(name, matrix, n_classes, study).sentence
 
 
 def told(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> ToldResult:
-    """What a matrix was for."""
+    """Put in words what a matrix was made for."""
     match matrix.result:
         case None:
             return ToldResult(f"The {name} matrix is compressed, and its task was not done.")
@@ -233,7 +233,7 @@ def _capacitance(result: CapacitanceResult) -> str:
 
 
 def _digits(result: CapacitanceResult) -> int:
-    """One digit more than the error leaves certain."""
+    """Count the digits that the error leaves certain, and one more."""
     error = result.relative_error
     return min(9, max(3, 1 - math.floor(math.log10(error)))) if f.is_number(error) and error > 0 else 6
 
@@ -279,7 +279,7 @@ def _interval(found: tuple[float, float, float], factor: float = 1.0, unit: str 
 
 
 def _in_units(name: str, found: tuple[float, float, float], matrix: MatrixMetrics) -> str:
-    """The clause that tells a fitted parameter in a unit of the reader: kilometers, or that of the values."""
+    """Return the clause on a fitted parameter in a unit that readers know: kilometers, or the unit of the values."""
     if matrix.on_globe and name.startswith("length_scale"):
         return f" radii of the Earth, which are {_interval(found, EARTH_RADIUS_KM, ' km')}"
     result = matrix.result

@@ -22,8 +22,8 @@ def answer_steps(
 ) -> CoreAnswer | None:
     """Compare the second-order run with the small batch at an equal training loss.
 
-    ``elsewhere`` are the claims of the studies beside this one, by their statements, each study by what the page calls
-    it.
+    ``elsewhere`` has the claims of the studies beside this one. Its keys are the page's names of these studies, then
+    the claims' statements.
     """
     runs = of.runs_of(training, roles)
     reference, ours = runs.get("reference"), runs.get("second_order") or runs.get("smoothed")
@@ -62,7 +62,7 @@ def _at_equal_loss(
 
 
 def _at_the_end(ours: RunMetrics, reference: RunMetrics, findings: tuple[JudgedClaim, ...]) -> CoreAnswer:
-    """Tell where both runs end, for studies in which no loss is reached by both."""
+    """Tell where both runs end, for studies in which they reach no common loss."""
     places = of.common_decimals([of.accuracy_on_test(ours), of.accuracy_on_test(reference)], 2)
     words = [
         f"{_subject(run)} ends at {of.accuracy_text(run, places)}{_spent(run)}" for run in (ours, reference)
@@ -95,7 +95,7 @@ def _findings(
 
 
 def _elsewhere(statement: str, elsewhere: Mapping[str, Mapping[str, Claim]]) -> str:
-    """What the studies beside this one say of a claim that they judge."""
+    """Tell how the studies beside this one judge the same claim, as far as they judge it."""
     said = [
         f"{study}: {claims[statement].verdict}" for study, claims in elsewhere.items() if statement in claims
     ]

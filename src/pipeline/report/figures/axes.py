@@ -1,4 +1,4 @@
-"""Axes that speak in plain numbers: 10k, 1 M, 50 %."""
+"""Axes with plain numbers: 10k, 1M, 50 %."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,11 +33,11 @@ def short_number(value: float, _: Any = None) -> str:
     return count(value) if magnitude >= 1e3 else f"{value:g}".replace("-", "−")
 
 
-#: Multiples of powers of ten at which an axis has labels, the most first.
+#: Multiples of powers of ten that an axis labels, from the most labels to the fewest.
 SUBDIVISIONS = ((1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
-#: Least room between labels, in points: about that of a digit.
+#: Least room between labels, in points: about the width of a digit.
 ROOM = 4.0
-#: A line to compare with.
+#: The style of a line to compare with.
 DASHED: dict[str, Any] = {"color": PALETTE["muted"], "linewidth": 1, "linestyle": (0, (4, 3))}
 
 
@@ -78,7 +78,7 @@ def percent(axes: Axes, which: str) -> None:
 def color_bar(
     figure: Figure, picture: ScalarMappable, axes: Any, label: str = "", **options: Any
 ) -> Colorbar:
-    """Put a bar without a frame beside a picture, which tells its colors."""
+    """Put a bar without a frame beside a picture, as the key to its colors."""
     bar = figure.colorbar(picture, ax=axes, label=label, **options)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)

@@ -13,7 +13,7 @@ from pipeline.report.spread import Power, power_law
 
 GrowthCurves = dict[str, tuple[str, Callable[[ScalingRow], float]]]
 
-#: What the page calls a series, and its value in a row.
+#: The page's name of each series, and its value in a row.
 TIMES: GrowthCurves = {
     "compress_seconds": ("compress", lambda row: row.compress_seconds),
     "factorize_seconds": ("factorize", lambda row: row.factorize_seconds),
@@ -25,12 +25,12 @@ SIZES: GrowthCurves = {
     "factor_bytes": ("factorization", lambda row: row.factor_bytes),
 }
 
-#: What sizes must span, and the largest of them reach, for a power to tell more than where the series starts.
+#: Least ratio of the largest size to the smallest, and least largest size, for a fit of a power to mean anything.
 LEAST_SPAN, LEAST_SIZE = 16.0, 10_000
 
 
 def growth(rows: Sequence[ScalingRow]) -> list[Drawing | None]:
-    """Storage and time against N, both logarithmic, with dense storage and, where sizes tell a power, its line."""
+    """Storage and time against N, both logarithmic, with dense storage, and with fitted lines where there are any."""
     if len({row.n for row in rows}) < 2:
         return []
     return [
@@ -40,16 +40,16 @@ def growth(rows: Sequence[ScalingRow]) -> list[Drawing | None]:
 
 
 def exponents(rows: Sequence[ScalingRow]) -> dict[str, Power]:
-    """Fitted powers of N by key, where the sizes tell any."""
+    """Fitted powers of N by key, where the sizes allow a fit."""
     sizes = [row.n for row in rows]
     fits = {key: _fit(sizes, [of(row) for row in rows]) for key, (_, of) in (SIZES | TIMES).items()}
     return {key: fit for key, fit in fits.items() if fit is not None}
 
 
 def _fit(sizes: Sequence[object], values: Sequence[object]) -> Power | None:
-    """The power law through at least four sizes; none where they are too small or too near to each other.
+    """The power law through at least four sizes; none where they are too small or too close to each other.
 
-    The first levels of a tree are nearly dense, and a small matrix costs what starting costs.
+    The first levels of a tree are nearly dense, and the cost of a small matrix is mostly start-up.
     """
     known = [n for n, value in zip(sizes, values, strict=True) if is_number(n) and n > 0 and is_number(value)]
     if not known or max(known) < LEAST_SIZE or max(known) < LEAST_SPAN * min(known):

@@ -8,8 +8,8 @@ from pipeline.report.figures.axes import DASHED, color_bar, logarithmic, short_n
 from pipeline.report.formatting import count, decimal, is_number, percent
 from pipeline.report.quantity import Quantity
 
-_BEYOND = 0.005  # share of a map below the colors, and above
-#: matplotlib's words for a color bar with arrows at its ends, by whether values lie below it and above.
+_BEYOND = 0.005  # share of a map that lies below the range of colors, and the same above it
+#: matplotlib's words for a color bar with arrows at its ends, by whether values lie below and above its range.
 _EXTEND = {
     (False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both",
 }  # fmt: skip
@@ -51,7 +51,7 @@ def _map(
     finite = grid[np.isfinite(grid)]
     if not len(finite):
         return None
-    # A few extreme places would take the colors of all others; those beyond the ends have the color of the end.
+    # A few extreme places would use up the range of colors; values beyond its ends get the color of the end.
     low, high = (float(end) for end in np.quantile(finite, [_BEYOND, 1 - _BEYOND]))
     below, above = finite < low, finite > high
     beyond = percent(float((below | above).mean()), 1) if below.any() or above.any() else ""
@@ -96,7 +96,7 @@ def _map(
 
 
 def held_out_scatter(name: str, arrays: Arrays, quantity: Quantity) -> Drawing | None:
-    """Predicted against true values at points that the prediction has not seen."""
+    """Predicted against true values at held-out points."""
     truth, predicted = arrays.get(f"{name}/values"), arrays.get(f"{name}/predicted")
     if truth is None or predicted is None:
         return None
@@ -138,7 +138,7 @@ def held_out_scatter(name: str, arrays: Arrays, quantity: Quantity) -> Drawing |
 
 
 def coverage_plot(name: str, arrays: Arrays) -> Drawing | None:
-    """How many held-out values central intervals hold, against how many they promise."""
+    """Share of the held-out values inside central intervals, against the intervals' nominal share."""
     level, found = (arrays.get(f"{name}/coverage_{key}") for key in ("level", "found"))
     if level is None or found is None:
         return None
@@ -160,7 +160,7 @@ def coverage_plot(name: str, arrays: Arrays) -> Drawing | None:
 
 
 def variogram_plot(name: str, arrays: Arrays) -> Drawing | None:
-    """Semivariance of the values and of their residuals when left out, both standardized, by distance."""
+    """Semivariance by distance, of the values and of their leave-one-out residuals, both standardized."""
     distance, values, residuals = (
         arrays.get(f"{name}/variogram_{key}") for key in ("distance", "values", "residuals")
     )

@@ -15,7 +15,7 @@ def ranks_by_level(
 ) -> Drawing | None:
     """Draw, for each level, the median rank of its far blocks and the span from the smallest to the largest.
 
-    Where storage is to grow like N, ranks may not grow with the boxes: the picture shows whether they do.
+    Storage grows like N only if ranks do not grow with the boxes: the picture shows whether they do.
 
     Args:
         name: Makes the ids unique.

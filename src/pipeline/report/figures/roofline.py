@@ -23,7 +23,7 @@ LINE, ROOM = 10.0, 24.0
 def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawing]:
     """One roofline per batch size: layers as an arrow from FP32 (hollow) to FP16 (filled), with their number.
 
-    Where layers multiply BF16 pairs, there is a roof for those as well. Layers without intensity or speed are left out.
+    Where layers multiply BF16 pairs, these have a roof too. Layers without intensity or speed are left out.
     """
     numbers = {layer: place for place, layer in enumerate(dict.fromkeys(row.layer for row in rows), 1)}
     points: dict[int, list[Point]] = {batch: [] for batch in sorted({row.batch for row in rows})}
@@ -43,7 +43,7 @@ def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawi
 
 
 def arithmetic_peaks(rows: Sequence[TimingRow], roofs: RoofRow) -> dict[str, float]:
-    """What arithmetic can reach, 1e9 FLOP/s by what to call it."""
+    """The peaks of arithmetic in 1e9 FLOP/s, by name."""
     if not is_number(roofs.gflops):
         return {}
     pairs = any(f"{name} weights" in row.routine_fp16 for row in rows for name in ("bf16", "split"))
@@ -52,7 +52,7 @@ def arithmetic_peaks(rows: Sequence[TimingRow], roofs: RoofRow) -> dict[str, flo
 
 
 def _move(row: TimingRow) -> tuple[float, float, float, float] | None:
-    """(intensity, GFLOP/s) at FP32, then at FP16: same operations, other bytes and time; None where not known."""
+    """(intensity, GFLOP/s) at FP32, then at FP16: same operations, other bytes and time; None where unknown."""
     if not is_number(row.intensity) or not is_number(row.gflops):
         return None
     sizes = (row.seconds_fp32, row.seconds_fp16, row.bytes_fp32, row.bytes_fp16)
@@ -83,7 +83,7 @@ def _roofline(
         axes.set(xlabel="FLOP per byte", ylabel="GFLOP/s")
         logarithmic(axes, "x")
         logarithmic(axes, "y")
-        figure.draw_without_rendering()  # what follows places words by where the axes really lie
+        figure.draw_without_rendering()  # the words below are placed by where the axes really lie
         ceilings = _draw_roofs(axes, roofs, peaks, extent)
         for _, x0, y0, x1, y1 in points:
             axes.annotate(
@@ -117,7 +117,7 @@ def _draw_roofs(
     left, right, bottom, _ = extent
     bandwidth = {level: speed for level, speed in roofs.bandwidth.items() if speed > 0}
     gray: dict[str, Any] = {"color": PALETTE["muted"], "linewidth": 1.0}
-    # A ground of its own, since lines of other roofs run through a name.
+    # A background of its own, since lines of other roofs run through a name.
     ground = {"facecolor": PALETTE["paper"], "edgecolor": "none", "pad": 0.6}
     text: dict[str, Any] = {"color": PALETTE["muted"], "fontsize": 7.5, "bbox": ground}
     for name, peak in peaks.items():
@@ -163,7 +163,7 @@ def _name_entries(axes: Axes, entries: list[tuple[float, float, str]], text: dic
 
 
 def _number_points(axes: Axes, points: list[Point]) -> None:
-    """Write each layer's number beside its FP16 point, at the first of some places that is still free, if one is."""
+    """Write each layer's number beside its FP16 point, at the first free one of some places, if any is free."""
     near = ((5, 4), (5, -4), (-5, 4), (-5, -4), (0, 8), (0, -8), (9, 0), (-9, 0))
     offsets = (*near, *((2 * dx, 2 * dy) for dx, dy in near), *((3 * dx, 3 * dy) for dx, dy in near))
     scale = axes.figure.dpi / 72
@@ -174,7 +174,7 @@ def _number_points(axes: Axes, points: list[Point]) -> None:
         clearance = [
             min(np.hypot(*(here + np.array(offset) - other)) for other in taken) for offset in offsets
         ]
-        wanted = 7.5 if number < 10 else 9.5  # points of the page, of digits 7.5 high
+        wanted = 7.5 if number < 10 else 9.5  # points of the page, for digits 7.5 high
         best = next((k for k, room in enumerate(clearance) if room > wanted), None)
         if best is None:
             continue

@@ -13,10 +13,10 @@ from pipeline.report.formatting import significant
 
 _COLORS = "viridis"
 _MOST_ROWS = (
-    2500  # triangles on each side whose values are told and saved; of more, every second, third and so on
+    2500  # triangles on each side whose values are shown and saved; of more, only every second, third, ... is
 )
-_PIXELS = 800  # along the longer side of the picture in which triangles are found that others cover
-_FLOOR = 60.0  # decibels below the greatest value: deeper notches are not told from errors
+_PIXELS = 800  # along the longer side of the picture that decides which triangles are covered by others
+_FLOOR = 60.0  # decibels below the greatest value: deeper notches cannot be told from errors
 
 
 def far_field(name: str, arrays: Arrays) -> Drawing | None:
@@ -57,8 +57,8 @@ def far_field(name: str, arrays: Arrays) -> Drawing | None:
 def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing | None:
     """Draw the field on the surface, seen along the incident wave and against it.
 
-    A soft surface has a normal derivative on each triangle, a hard one a pressure at each vertex, whose mean colors a
-    triangle. What lies behind is painted first; of a closed surface the triangles that face away are left out.
+    A soft surface has a normal derivative on each triangle. A hard one has a pressure at each vertex, and the mean of
+    its vertices colors a triangle. The back is painted first; a closed surface's triangles that face away are left out.
     """
     names = ("vertices", "triangles", "solution", "direction")
     vertices, triangles, field, direction = (arrays.get(f"{name}/{key}") for key in names)
@@ -125,11 +125,11 @@ def seen(
     triangles: np.ndarray,
     forward: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """Order the triangles that are seen by one who looks forward, the farthest first.
+    """Order the triangles that a viewer who looks forward sees, the farthest first.
 
     Args:
         vertices: Shape (v, 3).
-        triangles: Shape (t, 3). Normals of a closed surface point out; of a screen both sides are seen.
+        triangles: Shape (t, 3). Normals of a closed surface point out; a screen is seen from both sides.
         forward: Unit vector.
 
     Returns:
@@ -144,7 +144,7 @@ def seen(
 
 
 def uncovered(corners: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Find the triangles whose middle is seen when they are painted one after the other.
+    """Find the triangles whose middle stays visible when they are painted one after the other.
 
     Args:
         corners: Shape (t, 3, 2); later triangles cover earlier ones.

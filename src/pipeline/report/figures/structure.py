@@ -17,7 +17,7 @@ DENSE = "#cc5500"
 _PIXELS = 1000
 _MOST_LABELS = 160
 _MOST_ROWS = 3000
-_CELLS = 100  # along each side of the grid on which the ranks of very many blocks are told
+_CELLS = 100  # along each side of the grid that shows the ranks where there are very many blocks
 
 
 def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawing | None:
@@ -63,7 +63,7 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
 
 
 def _data(axes: Axes, n: int, table: np.ndarray) -> Data:
-    """The blocks one by one; of very many, the rank at each cell of a grid."""
+    """The blocks one by one, or the rank at each cell of a grid where there are very many."""
     if len(table) <= _MOST_ROWS:
         data = Data(("first row", "past last row", "first column", "past last column", "rank (-1: dense)"))
         for block in table.tolist():
@@ -77,7 +77,7 @@ def _data(axes: Axes, n: int, table: np.ndarray) -> Data:
 
 
 def _ranks_at(table: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The rank of the block that holds each pair of a row and a column; no number where none does."""
+    """The rank of the block that holds each pair of a row and a column; NaN where no block does."""
     found = np.full((len(places), len(places)), np.nan)
     for row, ranks in zip(places, found, strict=True):
         met = table[(table[:, 0] <= row) & (row < table[:, 1])]

@@ -19,9 +19,9 @@ from pipeline.report.spread import Spread
 
 EpochFigure = Callable[[EpochRow], Number]
 
-#: More runs than this make curves that nobody can tell apart: then those of the claims stand for all.
+#: The curves of more runs than this cannot be told apart: then only the runs of the claims are drawn.
 MOST_DRAWN = 8
-#: Shorter runs than this are nothing but climb: their curves are shown whole.
+#: Runs shorter than this are nothing but the first climb: their curves are shown whole.
 EPOCHS_TO_ZOOM = 10
 
 
@@ -64,7 +64,7 @@ def _known(training: Runs, curve: Curve) -> bool:
 
 
 def progress(training: Runs) -> Drawing | None:
-    """Validation accuracy against the clock and against steps, in one drawing: the study in one look."""
+    """Validation accuracy against time and against steps, in one drawing: the study at a glance."""
     if not _known(training, ACCURACY):
         return None
     with canvas(5.0, 2.4) as figure:
@@ -107,7 +107,7 @@ def _data() -> Data:
 
 
 def _draw(axes: Axes, training: Runs, curve: Curve, against: Curve, data: Data) -> list[str]:
-    """Draw means and bands of all runs, keep every seed's points, and tell where the runs end."""
+    """Draw means and bands of all runs, keep every seed's points, and return where the runs end, in words."""
     reach: list[float] = []
     ends: list[str] = []
     for (name, run), look in zip(training.items(), strokes(training).values(), strict=True):
@@ -139,7 +139,7 @@ def _keep(data: Data, axes: Axes, name: str, run: RunMetrics, curve: Curve, agai
 
 
 def _zoom(axes: Axes, training: Runs, curve: Curve) -> None:
-    """Leave the first epochs' climb outside, where it would squeeze the differences that matter."""
+    """Cut off the climb of the first epochs, where it would squeeze the differences that matter."""
     histories = [h for run in training.values() for h in histories_of(run)]
     known = np.array([value for h in histories for row in h if is_number(value := curve.of(row))])
     ends = np.array([value for h in histories if is_number(value := curve.of(h[-1]))])

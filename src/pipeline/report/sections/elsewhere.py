@@ -28,7 +28,7 @@ def elsewhere_section(metrics: Metrics, _: Arrays) -> PageSection | None:
 
 
 def _lead(metrics: Metrics, names: Mapping[str, str]) -> str:
-    """Count the claims that have one verdict here and there."""
+    """Count the claims with the same verdict in this study and in each of those beside it."""
     here = claims_of(metrics)
     said = []
     for name, study in metrics.beside.items():
@@ -63,7 +63,7 @@ def _claims(studies: Mapping[str, Metrics]) -> Table:
 
 
 def _standings(studies: Mapping[str, Metrics]) -> Table:
-    """Every method at a larger batch that several studies have, beside the reference of each."""
+    """Every method at a larger batch that several studies have, compared with each study's reference."""
     found = {name: _beside_reference(study) for name, study in studies.items()}
     keys = [key for rows in found.values() for key in rows]
     common = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
@@ -91,7 +91,7 @@ def _beside_reference(study: Metrics) -> dict[Key, tuple[str, str]]:
 
 
 def _best(studies: Mapping[str, Metrics]) -> Table:
-    """The run that validation prefers at every batch, in each study."""
+    """The run with the best validation accuracy at every batch, in each study."""
     found = {
         name: {batch: runs[0] for batch, runs in preferred(study.training).items()}
         for name, study in studies.items()

@@ -26,14 +26,14 @@ from pipeline.report.solutions import doubt
 
 
 def matrices_section(metrics: Metrics, arrays: Arrays) -> PageSection | None:
-    """Show what each matrix was for, its structure and its costs; then growth with N."""
+    """Show the result of each matrix, its structure and its costs; then growth with N."""
     matrices, scaling = metrics.matrices, metrics.scaling
     if not matrices and scaling is None:
         return None
     blocks: list[Block | None] = []
     first = drawn_first(metrics, arrays)
     for name, matrix in matrices.items():
-        # What stands on the first screen is not shown twice.
+        # Pictures of the first screen are not shown twice.
         blocks += _matrix(name, matrix, arrays, metrics, on_top=name == first)
     if scaling is not None:
         blocks += _growth(scaling)

@@ -14,7 +14,7 @@ from pipeline.report.runs import label_of
 
 
 def precision_section(metrics: Metrics, _: Arrays) -> PageSection | None:
-    """Show each converted network: its roofline, bars with reasons, and what becomes of its answers."""
+    """Show each converted network: its roofline, bars with reasons, and the changes in its answers."""
     networks, training = metrics.precision, metrics.training
     if not networks:
         return None
@@ -58,7 +58,7 @@ def _network(name: str, network: Converted, classes: list[str]) -> list[Block]:
 
 
 def _above_the_roof(network: Converted) -> str:
-    """Say why a layer is above a roof that was measured, if one is; a few percent are noise."""
+    """Explain why a layer is above a measured roof, if one is; a few percent are noise."""
     beaten = sum(map(tables.beats_bound, network.timings))
     if beaten:
         subject = "One timing beats its roof" if beaten == 1 else f"{count(beaten)} timings beat their roof"

@@ -1,4 +1,4 @@
-"""The sections on the study as a whole: what is missing, where the time went, what changed, what it was made from."""
+"""The sections on the study as a whole: what is missing, where the time went, what changed, and its provenance."""
 
 from pipeline.report import tables
 from pipeline.report.content import Column, NamedValues, PageSection, Table
@@ -35,7 +35,7 @@ def rules_section(metrics: Metrics, _: Arrays) -> PageSection | None:
 
 
 def history_section(metrics: Metrics, _: Arrays) -> PageSection | None:
-    """What moved beyond the noise of past runs, and the commits since; nothing where there is no past."""
+    """Show what changed beyond the noise of past runs, and the commits since; nothing where there is no past."""
     history = metrics.history
     if history is None or not history.n_figures:
         return None

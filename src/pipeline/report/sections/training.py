@@ -1,4 +1,4 @@
-"""The section on training: claims, curves, scores, and what the preconditioner had to do."""
+"""The section on training: claims, curves, scores, and the work of the preconditioner."""
 
 from pipeline.report import runs as of
 from pipeline.report import tables
