@@ -1,8 +1,8 @@
-"""Checkpoints of running jobs: outside the workflow's outputs, which Snakemake deletes when a job fails.
+"""Checkpoints of running jobs. They lie outside the workflow's outputs, which Snakemake deletes when a job fails.
 
-A checkpoint's folder is named by a digest of all that the job's result depends on, so a job finds its own after a kill
-and never another's. A finished job removes its own. Two studies may ask for the same training: a lock beside the
-folder, which the system frees with its process however that ends, lets one of them write at a time.
+A checkpoint's folder is named by a digest of everything that the job's result depends on. A job therefore finds its own
+checkpoint after a kill, and never another job's. A finished job removes its own. Two studies may ask for the same
+training: a lock beside the folder lets one of them write at a time. The system frees the lock when its process ends.
 """
 
 import errno
@@ -49,13 +49,13 @@ class CheckpointFolder:
     def try_lock(self, seconds: float) -> "FileLock | None":
         """Take the lock of this checkpoint, or give up after some seconds; `unlock` it when done.
 
-        On a file system without locks there is none to take: a warning says what must not happen then.
+        On a file system without locks there is none to take: a warning then says what the user has to avoid.
         """
         from filelock import FileLock, Timeout
 
         with errors_of_the_disk(self.folder.parent):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            # A lock that only exists as a file would be told from a dead node's by nobody.
+            # A lock that only exists as a file cannot be told from that of a dead node.
             lock = FileLock(self._lock_file, fallback_to_soft=False)
             try:
                 lock.acquire(timeout=seconds)
@@ -73,22 +73,22 @@ class CheckpointFolder:
         return lock
 
     def unlock(self, lock: "FileLock") -> None:
-        """Release the lock; if there is no checkpoint, delete its file before."""
+        """Release the lock; without a checkpoint, delete the lock's file first."""
         if not self.folder.exists():
             self._lock_file.unlink(missing_ok=True)
         lock.release()
 
     def save(self, tensors: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
-        """Replace the checkpoint; a kill at any moment leaves the former or the new one, whole."""
+        """Replace the checkpoint; a kill at any moment leaves the former or the new one complete."""
         from safetensors.torch import save_file
 
         with errors_of_the_disk(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             former = self._read_head() or {}
-            # Two names in turn: the file that the present head points to is never written to.
+            # Two names in turn: the file that the current JSON names is never written to.
             name = "b.safetensors" if former.get("tensors") == "a.safetensors" else "a.safetensors"
             file = self.folder / name
-            # It may be a link, which would be followed.
+            # The file may be a link, and writing would follow it.
             file.unlink(missing_ok=True)
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
             share(file)
@@ -104,7 +104,7 @@ class CheckpointFolder:
     def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Return the tensors and scalars of the last checkpoint, or None if there is none or it is damaged.
 
-        A job that goes on on another node may see the head before the tensors: it looks again, up to a minute.
+        A job that resumes on another node may see the JSON before the tensors: it looks again, up to a minute.
         """
         from safetensors.torch import load_file
 

@@ -1,7 +1,7 @@
 """Lists of checksums as `sha256sum -c` reads them, and checks of folders and tar archives against them.
 
-Nothing is unpacked to be checked. A name that leads out of the archive's one folder, a link that does, a name behind a
-link, a device: each is refused before anything is written.
+Nothing is unpacked for the check. Names that lead out of the archive's one folder, links that do, names behind a link
+and devices are refused before anything is written.
 """
 
 import gzip
@@ -22,16 +22,16 @@ from pipeline.errors import ArtifactError
 
 LIST = "manifest-sha256.txt"
 MANIFEST = "manifest.json"
-# What the readers of tar, gzip and xz raise at bytes that are missing or wrong.
+# Errors that the readers of tar, gzip and xz raise at missing or wrong bytes.
 UNREADABLE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
 class VerifiedFiles:
-    """What was checked, and a line for everything that is not as it was written.
+    """The files that were checked, with a line for each that is not as it was written.
 
     Attributes:
-        sums: The checksum found of every file, by its name below the folder.
+        sums: The checksum found for every file, by its name below the folder.
     """
 
     n_files: int
@@ -51,7 +51,7 @@ def write_list(sums: Mapping[str, str]) -> str:
     """A list of names and checksums.
 
     Raises:
-        ArtifactError: If a name holds a line break, which the list's format has no place for.
+        ArtifactError: If a name holds a line break, for which the list's format has no place.
     """
     for name in sums:
         if "\n" in name or "\r" in name:
@@ -63,7 +63,7 @@ def read_list(text: str, where: str) -> dict[str, str]:
     """Names and checksums of a list.
 
     Raises:
-        ArtifactError: If a line is no such pair, or a name leads out of the folder.
+        ArtifactError: If a line is not such a pair, or a name leads out of the folder.
     """
     sums = {}
     for line in text.splitlines():
@@ -102,7 +102,7 @@ def verify_folder(folder: Path) -> VerifiedFiles:
 
 
 def verify_archive(path: Path) -> VerifiedFiles:
-    """Check an archive against the list of checksums in it, without unpacking it."""
+    """Check an archive against its own list of checksums, without unpacking it."""
     found: dict[str, tuple[str, int]] = {}
     problems: list[str] = []
     manifests: dict[str, bytes] = {}
@@ -149,7 +149,7 @@ def opened(path: Path) -> Iterator[tarfile.TarFile]:
     """Open an archive.
 
     Raises:
-        ArtifactError: If it is none, or turns out to be cut off or damaged while it is read.
+        ArtifactError: If the file is no archive, or turns out to be cut off or damaged while it is read.
     """
     with ExitStack() as stack:
         try:
@@ -185,7 +185,7 @@ def _refusal(member: tarfile.TarInfo, top: str, links: Set[PurePosixPath]) -> st
     if not links.isdisjoint((path, *path.parents)):
         return f"{member.name!r}: would be written through a link"
     if member.issym():
-        # Where a link in a folder leads, without a look at any disk.
+        # The target of a link in a folder, computed without looking at any disk.
         target = os.path.normpath(path.parent / member.linkname)
         if PurePosixPath(member.linkname).is_absolute() or PurePosixPath(target).parts[:1] != (top,):
             return f"{member.name!r}: a link that leads out, to {member.linkname!r}"
@@ -197,7 +197,7 @@ def unpack(path: Path, folder: Path) -> Path:
     """Unpack a verified archive below an existing or new folder; return the folder that it brought.
 
     Raises:
-        ArtifactError: If a member leads out, or something of that name is there.
+        ArtifactError: If a member leads out of the folder, or the archive's own folder exists already.
     """
     with opened(path) as archive:
         members = archive.getmembers()
@@ -210,7 +210,7 @@ def unpack(path: Path, folder: Path) -> Path:
         if top.exists() or top.is_symlink():
             raise ArtifactError(f"{top}: is there already; unpack elsewhere with --into")
         folder.mkdir(parents=True, exist_ok=True)
-        # The filter refuses the same again, and gives nobody's permissions or owners away.
+        # The filter refuses such members again, and ignores owners and unsafe permissions.
         archive.extractall(folder, members=members, filter="data")
     return top
 

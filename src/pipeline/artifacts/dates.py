@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def date_after(manifest: Path, inputs: Iterable[Path]) -> None:
-    """Make the files of an artefact no older than what it was made from.
+    """Make the files of an artefact no older than its inputs.
 
-    Snakemake makes again what is older than its inputs. A node whose clock is behind would write such results, or one
-    whose clock is ahead the inputs of all others, and a study would never be finished.
+    Snakemake remakes whatever is older than its inputs. Without this, a node whose clock is behind would write such
+    results, a node whose clock is ahead would write such inputs, and a study would never be finished.
     """
     newest = max((path.stat().st_mtime_ns for path in inputs), default=0)
     if not manifest.is_file():

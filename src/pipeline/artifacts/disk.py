@@ -27,9 +27,9 @@ def flush(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or nothing: to a temporary name of this process's own, flushed to disk, then renamed.
+    """Write a whole file or nothing: under a temporary name of this process, flushed to disk, then renamed.
 
-    A link in place of the temporary file is removed and never followed.
+    A link in place of the temporary file is removed, never followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
@@ -67,7 +67,7 @@ def share(path: Path) -> None:
 
 
 def _umask() -> int:
-    """Return the process's mask of permissions, which can only be read by setting it."""
+    """Return the process's permission mask, which can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
@@ -86,7 +86,7 @@ def make_folder_of(manifest: Path) -> None:
     """Make the folder of an artefact that will be written.
 
     Raises:
-        ArtifactError: If there can be none, or a folder stands where the manifest will.
+        ArtifactError: If the folder cannot be made, or a folder stands in the manifest's place.
     """
     folder = manifest.parent
     if manifest.is_dir():

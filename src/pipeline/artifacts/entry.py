@@ -1,4 +1,4 @@
-"""What the history keeps of an artefact: its figures, who made it, and what it may be compared with."""
+"""The history's entry for an artefact: its figures, who made it, and which entries it may be compared with."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ class HistoryEntry:
     """One artefact as one run made it.
 
     Attributes:
-        manifest: sha256 of the manifest, which is another one every time.
-        stamp: Size and time of the manifest, by which an unchanged one is passed over unread.
-        lineage: Digest of its spec and of the specs of all that it was made from: only equal ones are comparable.
-        machine: Processor, cores and GPU: times of other machines are not comparable.
-        figures: Numbers by dotted name.
+        manifest: sha256 of the manifest, which differs from run to run.
+        stamp: Size and time of the manifest; an artefact whose stamp is unchanged is not read again.
+        lineage: Digest of its spec and of the specs of all its inputs; only artefacts of equal lineage are comparable.
+        machine: Processor, cores and GPU; times from different machines are not comparable.
+        figures: Numbers by dotted names.
     """
 
     study: str
@@ -44,13 +44,13 @@ def entry_of(
     known: Container[tuple[str, str]] = (),
     lineages: dict[Path, str] | None = None,
 ) -> HistoryEntry | None:
-    """Read an artefact's entry; none where it is known, missing or broken.
+    """Read an artefact's entry; None where it is known, missing or broken.
 
     Args:
-        path: Its manifest.
-        folder: That of the study.
+        path: The artefact's manifest.
+        folder: The study's folder.
         known: Pairs of artefact and stamp that need not be read.
-        lineages: Those that were read before.
+        lineages: Lineages that were read before.
     """
     artefact = path.parent.relative_to(folder).as_posix()
     try:
@@ -83,9 +83,9 @@ def entry_of(
 
 
 def _lineage(path: Path, known: dict[Path, str], manifest: Mapping[str, Any] | None = None) -> str:
-    """Digest the specs behind an artefact, its own and those of its inputs."""
+    """Digest the specs behind an artefact: its own and those of its inputs."""
     if path not in known:
-        known[path] = ""  # a circle, which only a forged manifest has, ends here
+        known[path] = ""  # ends a cycle, which only a forged manifest has
         try:
             manifest = json.loads(path.read_text(encoding="utf-8")) if manifest is None else manifest
             inputs = manifest["provenance"].get("inputs") or {}

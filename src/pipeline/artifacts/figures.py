@@ -1,7 +1,7 @@
 """The numbers of an artefact that are worth comparing from run to run.
 
-They are the numeric facts of its manifest, the rows of the tables below, what its process spent, and what Snakemake
-measured of its job.
+These are the numeric facts of its manifest, the rows of the tables below, the resources of its process, and
+Snakemake's measurements of its job.
 """
 
 import csv
@@ -11,18 +11,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Per kind: a table of the artefact, the columns that name a row, and the columns to keep; none keeps all.
+# Per kind: a table of the artefact, the columns that name a row, and the columns to keep; () keeps all.
 TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "timings": ("timings.json", ("layer", "batch", "mode"), ("speedup", "seconds_fp32", "seconds_fp16")),
     "scaling": ("rows.json", ("n",), ()),
 }
 
-# Snakemake's columns, by the names that they get here; they cover the job's child processes too.
+# Snakemake's columns and their names here; they cover the job's child processes too.
 BENCHMARK = {"s": "job_seconds", "max_rss": "job_max_rss_mb", "cpu_time": "job_cpu_seconds"}
 
 
 def figures_of(manifest: Mapping[str, Any], folder: Path, benchmark: Path) -> dict[str, float]:
-    """Collect an artefact's figures by dotted name; what is missing or not a finite number is left out.
+    """Collect an artefact's figures by dotted name; missing values and values that are not finite are left out.
 
     Args:
         manifest: The content of its manifest.
@@ -31,7 +31,7 @@ def figures_of(manifest: Mapping[str, Any], folder: Path, benchmark: Path) -> di
     """
     found = dict(_numbers(manifest["facts"], ""))
     if {"fit.seconds", "compress.seconds"} <= found.keys():
-        # Before a fit had seconds of its own, those of compression contained it: another name, not to be compared.
+        # In older artefacts, compression's seconds include the fit's: another name keeps the two from being compared.
         found["compress.seconds_without_fit"] = found.pop("compress.seconds")
     found |= dict(_numbers(manifest["provenance"].get("cost") or {}, "cost."))
     if manifest["kind"] in TABLES:

@@ -1,8 +1,8 @@
-"""Digests of files outside the results that are inputs of a study; what was read is cached.
+"""Digests of a study's input files outside the results; digests that were computed are cached.
 
-Only files whose size or time has changed are read again: a hundred thousand unchanged images cost one look at each. A
-file that was written within two seconds of its reading is read again, since a change in the same tick of the file
-system's clock would leave its time as it is.
+Only files whose size or time has changed are read again: a hundred thousand unchanged images cost one look at each.
+A file that was read within two seconds after it was written is read again, because a change in the same tick of the
+file system's clock would leave its time unchanged.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ def digest_of_files(root: Path, cache: Path) -> str:
 
     Args:
         root: The folder or the file.
-        cache: A folder where what is known is kept, in a file for each root; without a place to write it is not kept.
+        cache: A folder for the cache, with a file for each root; where it cannot be written, nothing is cached.
 
     Returns:
-        The number of files and 16 hexadecimal digits, or "absent" where there is nothing of that name.
+        The number of files and 16 hexadecimal digits, or "absent" where nothing has that name.
 
     Raises:
         OSError: If a file can't be read.

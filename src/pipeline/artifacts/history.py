@@ -1,8 +1,8 @@
-"""The figures of all runs, with who made them, in one SQLite database beside the results.
+"""The figures of all runs, and who made them, in one SQLite database beside the results.
 
-A job writes its artefact and nothing else: SQLite from several nodes over a shared file system loses data. The main
-process merges new manifests when a study starts, succeeds or fails; so a kill loses nothing, the next start finds it.
-What a job needs of the past, it reads from a snapshot in JSON that the main process writes.
+A job writes only its artefact, because SQLite loses data when several nodes write over a shared file system. The main
+process merges new manifests when a study starts, succeeds or fails; after a kill, the next start finds and merges them.
+Jobs read what they need of the past from a JSON snapshot that the main process writes.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ FOLDER = "history"  # below the results
 PAST_REPORTS = "past_reports"  # below a study's folder: copies, not results
 DATABASE = "history.sqlite"
 BUSY_SECONDS = 30
-LEAST_FREE = 1_000_000  # bytes: SQLite needs some beside the database
-# Runs of each artefact in a snapshot: enough to know their noise, and no more than a job reads in a second or two.
+LEAST_FREE = 1_000_000  # bytes: SQLite needs some space beside the database
+# Runs of each artefact in a snapshot: enough to know their noise, and few enough for a job to read in a second or two.
 KEPT_IN_SNAPSHOT = 20
 MOST_IN_SNAPSHOT = 20_000
 
@@ -45,12 +45,12 @@ COLUMNS = tuple(field.name for field in fields(HistoryEntry) if field.name != "f
 
 
 def database_of(results: Path) -> Path:
-    """Where the database of a folder of results is."""
+    """Return the path of the database for a folder of results."""
     return results / FOLDER / DATABASE
 
 
 def snapshot_of(results: Path, study: str) -> Path:
-    """Where the snapshot for the jobs of a study is."""
+    """Return the path of the snapshot for the jobs of a study."""
     return results / FOLDER / f"{study}.json"
 
 
@@ -66,10 +66,10 @@ def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:
     Args:
         results: The folder of all results, with the study's own below it.
         study: The study's name.
-        manifests: Artefacts of the study; one that is missing or broken is passed over.
+        manifests: Manifests of the study's artefacts; missing and broken ones are skipped.
 
     Returns:
-        How many were new.
+        The number of artefacts that were added.
     """
     with _opened(database_of(results)) as database:
         known = {

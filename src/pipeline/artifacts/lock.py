@@ -1,9 +1,9 @@
-"""One main process per checkout: a lock that dies with its holder.
+"""One main process per checkout: a lock that is freed when its holder ends.
 
-The lock is `flock` on a file in `.snakemake`, so the kernel frees it when its holder ends in any way, on another node
-of a shared file system too; the file's text only tells who that is. A file whose holder is gone locks nothing, and the
-next holder takes it over. On a file system without locks the text is all there is: a holder on this machine is gone
-when its process is, and one on another machine may always live.
+The lock is `flock` on a file in `.snakemake`. The kernel frees it however its holder ends, even on another node of a
+shared file system; the file's text only tells who the holder is. A file whose holder has ended locks nothing, and the
+next holder takes it over. On a file system without locks there is only the text: a holder on this machine has ended
+when its process has, and a holder on another machine may always be alive.
 """
 
 import errno
@@ -23,7 +23,7 @@ import psutil
 
 from pipeline.errors import PipelineError
 
-#: What a file system without locks answers.
+#: Error codes of a file system without locks.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -39,8 +39,7 @@ class Holder:
         pid, host, user, command: The process.
         since: When it took the lock.
         jobs: The names of its jobs in a batch system's queue, between commas.
-        left_since: Holders before it were killed, and what they left is still there: when the first of them began.
-            Empty if nothing is left.
+        left_since: When the first killed holder began; empty if nothing that killed holders left is still there.
     """
 
     pid: int
@@ -53,7 +52,7 @@ class Holder:
 
     @property
     def began(self) -> str:
-        """Since when it, or killed holders that it did not clear up after, may have left something behind."""
+        """The earliest time at which this holder, or killed holders before it, may have left something behind."""
         return self.left_since or self.since
 
     def __str__(self) -> str:
@@ -64,7 +63,7 @@ UNKNOWN = Holder(0, "an unknown host", "someone", "just now", "unknown")
 
 
 def lock_file(checkout: Path, name: str) -> Path:
-    """Where the lock of that name lies, below the folder that Snakemake works in."""
+    """Return the path of the lock of that name, below the folder that Snakemake works in."""
     return checkout / ".snakemake" / f"{name}.lock"
 
 
@@ -73,11 +72,11 @@ class HeldLock:
     """A lock that this process holds.
 
     Attributes:
-        since: When it was taken.
+        since: When this process took it.
         jobs: The name of this process's jobs in a batch system's queue; empty while it has none.
-        former: The last holder, if it was killed before it could give the lock back. Its jobs count as this one's too
-            until `settle`, so that whoever comes after a start that failed still knows of them.
-        settled: Whether nothing is left of the last holder.
+        former: The last holder, if it was killed before it could release the lock. Its jobs count as this holder's too
+            until `settle`, so that after a failed start the next holder still knows of them.
+        settled: Whether nothing of the last holder is left.
     """
 
     descriptor: int
@@ -104,7 +103,7 @@ class HeldLock:
         os.truncate(self.descriptor, len(text))
 
     def name_jobs(self, jobs: str) -> None:
-        """Note the name of jobs that the queue may hold from now on; an empty name means none."""
+        """Record the name of jobs that may be in the queue from now on; an empty name means none."""
         self.jobs = jobs
         self.tell()
 
@@ -137,7 +136,7 @@ def hold(checkout: Path, name: str = "main") -> Iterator[HeldLock]:
         yield held
     finally:
         if held.settled:
-            # While it is still locked, so that nobody's lock but this one's is removed.
+            # Removed while still locked, so that it cannot be another process's lock.
             path.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -156,13 +155,13 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def holder(checkout: Path, name: str = "main") -> Holder | None:
-    """Who holds a lock now, or nobody."""
+    """Return the current holder of a lock; None if nobody holds it."""
     told, alive = _look(lock_file(checkout, name))
     return told or UNKNOWN if alive else None
 
 
 def killed_holder(checkout: Path, name: str = "main") -> Holder | None:
-    """Who held a lock last, if it was killed before it could give the lock back."""
+    """Return the last holder of a lock if it was killed before it could release the lock."""
     told, alive = _look(lock_file(checkout, name))
     return None if alive else told
 
@@ -203,7 +202,7 @@ def _take(path: Path) -> int:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock an open file; False if somebody holds it, or may, as far as a file system without locks can tell."""
+    """Lock an open file; False if somebody holds it, or may hold it where a file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -225,7 +224,7 @@ def _is_still_at(path: Path, descriptor: int) -> bool:
 
 
 def _read(descriptor: int) -> Holder | None:
-    """The holder that a lock file tells of; none in a new file, or while it is being written."""
+    """The holder that a lock file names; None in a new file, or while it is being written."""
     try:
         return Holder(**json.loads(os.pread(descriptor, 1 << 16, 0)))
     except (ValueError, TypeError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-#: Shorter overlaps than this part of a job's time disturb no figure that anyone compares.
+#: Overlaps shorter than this fraction of a job's time disturb no figure that anyone compares.
 LEAST_PART = 0.05
 
 
@@ -19,7 +19,7 @@ class Span:
 
     @classmethod
     def of(cls, made: Mapping[str, Any]) -> "Span | None":
-        """Read the provenance of an artefact, whose date is the job's end; None where it does not tell."""
+        """Read the provenance of an artefact, whose date is the job's end; None where it lacks the job's time."""
         host, date, cost = made.get("host"), made.get("date"), made.get("cost") or {}
         seconds = cost.get("seconds")
         if not host or not date or not isinstance(seconds, int | float):
@@ -28,7 +28,7 @@ class Span:
         return cls(str(host), end - float(seconds), end)
 
     def beside(self, other: "Span") -> float:
-        """Seconds that both ran on the same machine."""
+        """Seconds in which both ran on the same machine."""
         if self.host != other.host:
             return 0.0
         return max(min(self.end, other.end) - max(self.start, other.start), 0.0)
@@ -37,7 +37,7 @@ class Span:
 def ran_alone(span: Span | None, all_spans: Iterable[Span]) -> bool | None:
     """Return whether a job had its machine to itself for nearly all of its time; None if that is not known.
 
-    Jobs that leave no artefact, and other users' work, are not seen.
+    Jobs that leave no artefact, and other users' processes, are not seen.
     """
     if span is None:
         return None

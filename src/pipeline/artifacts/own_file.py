@@ -1,4 +1,4 @@
-"""A file of one's own, before it is opened: whether it is there, is a file, and may be read."""
+"""A user's own file, before it is opened: whether it is there, is a file, and may be read."""
 
 import os
 import sys
@@ -8,12 +8,12 @@ from pipeline.errors import ConfigError
 
 
 def require_name(path: Path) -> None:
-    """Make sure that the name of a file can be handed to every library.
+    """Make sure that a file's name can be passed to every library.
 
-    It cannot where its bytes are no UTF-8, and where Python takes names for ASCII: with PYTHONUTF8=0 in the locale C.
+    This fails where its bytes are not UTF-8, and where Python decodes names as ASCII: PYTHONUTF8=0 in the locale C.
 
     Raises:
-        ConfigError: If the name holds letters that have no bytes, or bytes that are no letters.
+        ConfigError: If the name holds letters without bytes, or bytes without letters, in that encoding.
     """
     try:
         os.fsencode(path)
@@ -28,8 +28,8 @@ def require_name(path: Path) -> None:
 def require_file(path: Path) -> None:
     """Make sure that a path is a file that may be read.
 
-    Anything else is told apart here, since the libraries that read files hang on a pipe and call a folder, a dead link
-    and a file without permission alike.
+    The cases are told apart here, because libraries that read files block on a pipe, and give the same error for a
+    folder, a dead link and a file without permission.
 
     Raises:
         ConfigError: If there is no such file; the message says what is there instead, and what to do.
@@ -37,7 +37,7 @@ def require_file(path: Path) -> None:
     require_name(path)
     try:
         is_folder = path.is_dir()
-    except OSError as failure:  # names that no file system takes
+    except OSError as failure:  # for names that no file system takes
         raise ConfigError(
             f"{str(path)[:100]}: there is no such file ({failure.strerror}); name one"
         ) from None

@@ -1,4 +1,4 @@
-"""Patience with shared file systems, which may show what one node wrote to another some time later."""
+"""Patience with shared file systems, which may show one node's files to another only after some time."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Patience:
-    """A minute in which what is missing may still appear.
+    """A minute in which a missing file may still appear.
 
     Attributes:
-        seconds: How long it lasts.
+        seconds: How long the patience lasts.
     """
 
     seconds: float = field(default_factory=lambda: SECONDS)
@@ -19,7 +19,7 @@ class Patience:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Whether the time is over."""
         return self._left <= 0
 
     @property

@@ -1,9 +1,9 @@
 """Artefacts: folders of fixed-name files that are complete when, and only when, their manifest is there.
 
-`create` writes the files, then `manifest.json` last, by rename; so a killed job, a full disk or a power cut leaves no
-manifest, and the workflow, which names manifests alone, does the work again. The manifest holds every file's size
-and sha256: `Artifact.open` refuses what was altered since. Weights are safetensors, arrays `.npy`, tables CSV, the
-rest JSON.
+`create` writes the files, then `manifest.json` last, by rename. A killed job, a full disk or a power cut therefore
+leaves no manifest, and the workflow, which names only manifests, does the work again. The manifest holds every file's
+size and sha256: `Artifact.open` refuses files that were altered. Weights are safetensors, arrays `.npy`, tables CSV,
+the rest JSON.
 """
 
 import csv
@@ -43,7 +43,7 @@ class Draft:
     names: set[str] = field(default_factory=set)
 
     def path(self, name: str) -> Path:
-        """Register a file, or a folder of files, that the caller writes; what a link leads to stays as it is."""
+        """Register a file, or a folder of files, that the caller writes; the target of a link stays as it is."""
         self.names.add(name)
         path = self.folder / name
         if path.is_symlink():
@@ -64,7 +64,7 @@ class Draft:
         unit: str = "1",
         dtype: str = "float64",
     ) -> None:
-        """Write `name.npy`, of that shape and type, from parts of its rows that need not be in memory together."""
+        """Write `name.npy`, of that shape and type, from parts of its rows, which need not be in memory together."""
         kind = np.dtype(dtype).newbyteorder("<")
         with self.path(f"{name}.npy").open("wb") as file:
             header = {"descr": kind.str, "fortran_order": False, "shape": shape}
@@ -82,7 +82,7 @@ class Draft:
         share(path)
 
     def save_table(self, name: str, rows: Iterable[Any], *, without: Collection[str] = ()) -> None:
-        """Write `name.csv` from mappings, models or dataclasses of equal fields, but for some of them."""
+        """Write `name.csv` from mappings, models or dataclasses with equal fields; fields in `without` are left out."""
         table = [{key: cell for key, cell in _mapping(row).items() if key not in without} for row in rows]
         with self.path(f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else [])
@@ -104,19 +104,19 @@ class Draft:
 
 
 def _plain(value: BaseModel | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A model as JSON can hold it."""
+    """Return a model as JSON can hold it."""
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """The fields of a model or a dataclass; a mapping as it is."""
+    """Return the fields of a model or a dataclass; return a mapping as it is."""
     if isinstance(value, BaseModel):
         return value.model_dump()
     return value if isinstance(value, Mapping) else asdict(value)
 
 
 def _finite(value: Any) -> Any:
-    """Write models and dataclasses as mappings, and what JSON has no number for as null."""
+    """Write models and dataclasses as mappings, and numbers that JSON cannot hold as null."""
     if isinstance(value, Mapping | BaseModel) or is_dataclass(value):
         return {key: _finite(entry) for key, entry in _mapping(value).items()}
     if isinstance(value, list | tuple):
@@ -133,10 +133,10 @@ def create(
     """Write an artefact; its manifest appears when the block ends without an error.
 
     Args:
-        manifest: Path of `manifest.json`; its folder is made. One of a former run is removed first.
-        kind: What the artefact is, such as "network"; readers ask for it by this.
-        spec: The spec that it was made from.
-        provenance: Who made it: commit, versions, host.
+        manifest: Path of `manifest.json`; its folder is made. A former manifest is removed first.
+        kind: The kind of the artefact, such as "network"; readers ask for it.
+        spec: The spec that the artefact was made from.
+        provenance: Who made the artefact: commit, versions, host.
 
     Raises:
         ArtifactError: When the disk is full or not writable, or the folder cannot be made; the manifest is then absent.
@@ -198,8 +198,8 @@ class Artifact:
     def open(cls, path: Path, kind: str, *, contents: bool = True) -> "Artifact":
         """Read a manifest and verify every file that it lists.
 
-        The workflow waits for a manifest alone: on a shared file system the files beside it may be seen later, so
-        one that is missing or of another size is looked for again, up to a minute.
+        The workflow waits only for a manifest. On a shared file system the files beside it may appear later, so a file
+        that is missing or has another size is looked for again, up to a minute.
 
         Args:
             path: Path of the manifest.
@@ -207,7 +207,7 @@ class Artifact:
             contents: Whether to compute checksums. Of several processes that read the same artefact, one does.
 
         Raises:
-            ArtifactError: If it is missing, of another kind, of another version, or a file was altered or lost.
+            ArtifactError: If the artefact is missing, of another kind or version, or a file of it was altered or lost.
         """
         again = "delete its manifest and run snakemake again"
         try:
@@ -216,7 +216,7 @@ class Artifact:
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such artefact; run snakemake to make it") from None
         except (OSError, ValueError, KeyError, TypeError):
-            # Only a manifest's own name is one that may be deleted on our word.
+            # A file may be deleted on our advice only if it has a manifest's name.
             advice = again if path.name == "manifest.json" else "name the manifest.json of an artefact"
             raise ArtifactError(f"{path}: not a manifest; {advice}") from None
         if found != kind:
@@ -246,40 +246,40 @@ class Artifact:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Small results that the maker noted in the manifest."""
+        """Small results that the stage recorded in the manifest."""
         facts: Mapping[str, Any] = self.manifest["facts"]
         return facts
 
     def facts_as(self, kind: type[F]) -> F:
-        """These results as their own class.
+        """Return the facts as an instance of a class.
 
         Raises:
-            ArtifactError: If one is missing or of another type, as an older version of the program left it.
+            ArtifactError: If a fact is missing or of another type, because an older version of the program wrote it.
         """
         return _checked(kind, self.facts, f"{self.folder / 'manifest.json'}: facts")
 
     def spec_as(self, kind: type[F]) -> F:
-        """The spec that the artefact was made from, as a class of its own; raises as `facts_as` does."""
+        """Return the spec that the artefact was made from, as an instance of a class; raises as `facts_as` does."""
         return _checked(kind, self.spec, f"{self.folder / 'manifest.json'}: spec")
 
     def keeps(self, file: str) -> bool:
-        """Whether a file of that name was written; one that a later version writes is not in an older artefact."""
+        """Whether a file of that name was written; artefacts of older versions lack files that were added later."""
         return file in self.manifest["files"]
 
     def rows_as(self, name: str, kind: type[F]) -> list[F]:
-        """The rows of a table or of a JSON list, each as a class of its own."""
+        """The rows of a table or of a JSON list, each as an instance of a class."""
         rows = self.table(name) if self.keeps(f"{name}.csv") else self.json(name)
         return [_checked(kind, row, f"{self.folder / name}: row {i}") for i, row in enumerate(rows, 1)]
 
     def values_as(self, name: str, kind: type[F]) -> dict[str, F]:
-        """The values of a JSON object, each as a class of its own, by key."""
+        """The values of a JSON object by key, each as an instance of a class."""
         return {
             key: _checked(kind, value, f"{self.folder / name}.json: {key}")
             for key, value in self.json(name).items()
         }
 
     def json_as(self, name: str, kind: type[F]) -> F:
-        """A JSON file as a class of its own; raises as `facts_as` does."""
+        """A JSON file as an instance of a class; raises as `facts_as` does."""
         return _checked(kind, self.json(name), f"{self.folder / name}.json")
 
     @property
@@ -316,7 +316,7 @@ class Artifact:
         """Return the path of a file that the manifest lists.
 
         Raises:
-            ArtifactError: If it doesn't: another version of the program made the artefact.
+            ArtifactError: If the manifest does not list it, because another version of the program made the artefact.
         """
         if not self.keeps(name):
             raise ArtifactError(

@@ -1,4 +1,4 @@
-"""What each stage finds out, one file per kind of artefact: written as the facts of its manifest, checked when read.
+"""The results of each stage, one file per kind of artefact: written as facts of its manifest, checked when read.
 
-This file imports nothing, so that a stage's code digest covers the kinds that it writes and reads, and no other.
+This file imports nothing, so that a stage's code digest covers only the kinds that it writes and reads.
 """

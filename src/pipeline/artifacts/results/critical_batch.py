@@ -1,4 +1,4 @@
-"""Facts of the batches from which methods are predicted to lose."""
+"""Facts on the batches from which methods are predicted to lose accuracy."""
 
 from pydantic import BaseModel
 
@@ -6,11 +6,11 @@ from pipeline.artifacts.results.facts import Facts, Number
 
 
 class SeedPrediction(BaseModel):
-    """What one seed of a run with small batches predicts.
+    """The prediction from one seed of a run with small batches.
 
     Attributes:
-        noise_scales: Noise scale of each epoch, in samples; none where noise hides the gradient.
-        critical_batch: The prediction, in samples; none where noise hid the gradient throughout.
+        noise_scales: Noise scale of each epoch, in samples; None where noise hides the gradient.
+        critical_batch: The prediction, in samples; None where noise hid the gradient throughout.
     """
 
     seed: int
@@ -19,10 +19,10 @@ class SeedPrediction(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What the runs of one method predict.
+    """The prediction from the runs of one method.
 
     Attributes:
-        run: The run that measured its noise.
+        run: The run in which the noise was measured.
         critical_batch: Geometric mean over the seeds, in samples.
     """
 

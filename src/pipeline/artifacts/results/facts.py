@@ -2,11 +2,11 @@
 
 from pydantic import BaseModel, ConfigDict
 
-#: A number of ours that JSON may not hold: an infinite one, or none at all, is null there.
+#: A number that JSON may be unable to hold: an infinite or missing one is null there.
 Number = float | None
 
 
 class Facts(BaseModel):
-    """Small results in the manifest of an artefact; what another version wrote beside them is left aside."""
+    """Small results in the manifest of an artefact; entries that another version wrote beside them are ignored."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="null")

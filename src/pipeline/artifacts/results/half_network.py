@@ -31,12 +31,12 @@ class HalfNetworkFacts(Facts):
     """A converted network.
 
     Attributes:
-        run: The training run, or the name of a file of somebody's own.
-        seed: That of the training; none for a file.
+        run: The training run, or the name of a user's own file.
+        seed: Seed of the training; None for a file.
         n_saturated: Activations of the test samples that were too large for FP16.
-        budget_points: Accuracy that the conversion was allowed to cost, in percentage points.
-        accuracy: What it cost on the test samples; none without labels.
-        generated_inputs: Whether its samples are the noise that `new` writes, so that errors are none of real ones.
+        budget_points: Loss of accuracy that the conversion was allowed, in percentage points.
+        accuracy: Accuracy on the test samples; None without labels.
+        generated_inputs: Whether its samples are noise from `new`, so that errors tell nothing of real samples.
     """
 
     run: str
@@ -49,7 +49,7 @@ class HalfNetworkFacts(Facts):
 
 
 class Verified(BaseModel):
-    """What a plan loses on the samples that it was chosen with; see `pipeline.precision.selection.Verification`."""
+    """The loss of a plan on the samples that it was chosen with; see `pipeline.precision.selection.Verification`."""
 
     n_samples: int
     output_error: Number
@@ -62,8 +62,8 @@ class TimingsFacts(Facts):
     """A converted network timed layer by layer.
 
     Attributes:
-        verification: What the plans lose on the samples that they were chosen with, by batch size.
-        accuracy: What they lose on test samples with known classes, by batch size.
+        verification: Loss of the plans on the samples that they were chosen with, by batch size.
+        accuracy: Loss of the plans on test samples with known classes, by batch size.
     """
 
     run: str
@@ -72,7 +72,7 @@ class TimingsFacts(Facts):
 
 
 class LayerErrorRow(BaseModel):
-    """How far a network is from float64 behind a layer; see `pipeline.precision.error.LayerError`."""
+    """Distance of a network from float64 after a layer; see `pipeline.precision.error.LayerError`."""
 
     layer: str
     relative_error: Number
@@ -87,7 +87,7 @@ class LayerErrorRow(BaseModel):
 
 
 class ChangedRow(BaseModel):
-    """A sample that is classified otherwise; see `pipeline.precision.predictions.Changed`."""
+    """A sample that is classified differently; see `pipeline.precision.predictions.Changed`."""
 
     sample: int
     label: int
@@ -105,7 +105,7 @@ class Answers(BaseModel):
 
 
 class PlanTest(BaseModel):
-    """What a plan makes of the test samples: the errors of its layers, and its answers where classes are known."""
+    """A plan on the test samples: the errors of its layers, and its answers where classes are known."""
 
     errors: list[LayerErrorRow]
     n_saturated: int
@@ -116,7 +116,7 @@ class PlanTest(BaseModel):
 class LayerRow(BaseModel):
     """A converted layer; see `pipeline.precision.plan.RoundingReport` for what rounding did to its weights.
 
-    A layer without weights, or with weights that are kept at float32, has no figures of rounding.
+    A layer without weights, or with weights kept at float32, has no rounding figures.
     """
 
     name: str
@@ -135,7 +135,7 @@ class LayerRow(BaseModel):
 
 
 class ConvertedLayer(LayerRow):
-    """A converted layer with all that is known of it, of which the page shows a part."""
+    """A converted layer with all its figures, of which the page shows a part."""
 
     activations: LayerErrorRow
     worst_channel_error: Number = None
@@ -146,7 +146,7 @@ class ConvertedLayer(LayerRow):
 
 
 class TimingRow(BaseModel):
-    """A timed layer; see `pipeline.precision.layer_timing.LayerTiming`, of which the page shows these."""
+    """A timed layer; the page shows these fields of `pipeline.precision.layer_timing.LayerTiming`."""
 
     layer: str
     batch: int
@@ -175,7 +175,7 @@ class TimingRow(BaseModel):
 
 
 class CandidateRow(BaseModel):
-    """A routine that a layer could run by, with the error that it adds."""
+    """A routine that could run a layer, with the error that it adds."""
 
     layer: str
     batch: int

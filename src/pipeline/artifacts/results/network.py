@@ -1,4 +1,4 @@
-"""Facts of a trained network, the rows of its history, and what K-FAC knew of its layers."""
+"""Facts of a trained network, the rows of its history, and K-FAC's state of its layers."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from pipeline.artifacts.results.facts import Facts, Number
 
-#: A cell of a table: an empty one is no number.
+#: A number in a cell of a table; an empty cell is None.
 OptionalNumber = Annotated[Number, BeforeValidator(lambda text: None if text == "" else text)]
 
 
@@ -26,7 +26,7 @@ class Flatness(BaseModel):
 
 
 class Messages(BaseModel):
-    """What one process sent by one collective operation."""
+    """Messages of one process in one kind of collective operation."""
 
     bytes: int
     calls: int
@@ -36,12 +36,12 @@ class NetworkFacts(Facts):
     """One training run with one seed.
 
     Attributes:
-        messages: What process 0 has sent since it started, by collective operation, evaluations included.
+        messages: Messages that process 0 has sent since it started, by collective operation, evaluations included.
         threads: Threads of each process.
         seconds: Time of training.
-        scores: Loss and accuracy by part of the data set; without "test" while hyper-parameters are chosen. None
-            where training diverged.
-        failure: How training diverged; empty where it did not. Such a network has no weights.
+        scores: Loss and accuracy by part of the data set; without "test" while hyper-parameters are chosen; empty where
+            training diverged.
+        failure: How training diverged; empty where it did not. A network that diverged has no weights.
     """
 
     run: str
@@ -64,8 +64,8 @@ class EpochRow(BaseModel):
 
     Attributes:
         steps: Optimizer steps since the start.
-        seconds: Time of training since the start, and parts of it below.
-        n_retries: How often K-FAC tried again; the fields that follow, up to the ages in steps, are its too.
+        seconds: Time of training since the start; the fields below are parts of it.
+        n_retries: How often K-FAC tried again; the fields that follow, up to the ages in steps, are K-FAC's too.
         noise_variance: The gradient noise of a sample, where it was measured.
         noise_square: Squared norm of the true gradient, in the same metric.
     """
@@ -93,7 +93,7 @@ class EpochRow(BaseModel):
 
 
 class FactorFigures(BaseModel):
-    """Kronecker factors of a layer: traces, conditions with damping, and how damping is split between the two."""
+    """Kronecker factors of a layer: traces, condition numbers with damping, and the split of damping between them."""
 
     pi: Number = None
     trace_A: Number = None

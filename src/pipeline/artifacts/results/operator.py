@@ -8,7 +8,7 @@ from pipeline.artifacts.results.facts import Facts, Number
 
 
 class Level(BaseModel):
-    """One level of the tree: its boxes, their unknowns and skeletons, and what they took."""
+    """One level of the tree: its boxes, their unknowns and skeletons, and their cost."""
 
     level: int
     boxes: int
@@ -19,16 +19,16 @@ class Level(BaseModel):
 
 
 class Compression(BaseModel):
-    """What compression took and gave.
+    """Cost and result of compression.
 
     Attributes:
-        form: hierarchical, or low_rank.
-        seconds: Without the fit of the kernel, which has seconds of its own.
+        form: "hierarchical" or "low_rank".
+        seconds: Time without the fit of the kernel, which has seconds of its own.
         n_rows: Rows of the compressed matrix: quadrature points for boundary elements, else the unknowns.
         n_bytes: Storage of the H2 matrix.
-        dense_bytes: Storage of the dense alternative.
+        dense_bytes: Storage of the dense matrix.
         symmetric: Whether mirrored blocks are kept once.
-        precision: Type of the numbers that are kept.
+        precision: Type of the stored numbers.
         missed: Whether the error is well above the tolerance.
         levels: A row per level of the tree.
     """
@@ -52,8 +52,8 @@ class FittedCovariance(BaseModel):
     """A covariance fitted by maximum likelihood.
 
     Attributes:
-        log_likelihood: That of the standardized values, in nats.
-        n: How many values there were.
+        log_likelihood: Log-likelihood of the standardized values, in nats.
+        n: Number of values.
         steps: How often the likelihood was differentiated.
         intervals: Fitted value of each parameter between its lower and upper end, two standard errors either way.
         seconds: How long the fit took.
@@ -70,11 +70,11 @@ class OperatorFacts(Facts):
     """A kernel matrix in H2 form.
 
     Attributes:
-        kernel: The kernel for reading.
+        kernel: The kernel in readable form.
         kernel_parameters: The kernel as `kernels.from_dict` reads it.
-        nugget: What was added to the diagonal.
+        nugget: The number added to the diagonal.
         nugget_at_bound: Whether a fit stopped at its smallest nugget.
-        fit: How the kernel and the nugget were found, where the study does not give them.
+        fit: The fit of the kernel and the nugget, where the study does not give them.
     """
 
     kernel: str

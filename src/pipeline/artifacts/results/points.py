@@ -4,21 +4,21 @@ from pipeline.artifacts.results.facts import Facts
 
 
 class PointsFacts(Facts):
-    """Where the rows of a matrix are, and what is known there.
+    """The positions of a matrix's rows, and the values known there.
 
     Attributes:
         name: The point set.
-        n: Unknowns: points, or triangles of a mesh.
-        dimension: Coordinates of a point.
+        n: Number of unknowns: points, or triangles of a mesh.
+        dimension: Number of coordinates of a point.
         description: One phrase that says what the points are.
-        unit: Unit of the values, where there are any; of the first ones where there are several.
-        quantity: What the values are, or the first ones.
+        unit: Unit of the values, where there are any; of the first values where there are several.
+        quantity: Name of the values, or of the first ones.
         quantities: Names of all values of a file.
-        units: Their units.
-        coordinates: Columns of a file's coordinates.
-        crs: What a file's coordinates are: "plane", "lonlat", or a code.
+        units: Units of all values of a file.
+        coordinates: Columns that hold a file's coordinates.
+        crs: Coordinate system of a file: "plane", "lonlat", or a code.
         reference: Known capacitance of a mesh, in units of 4 pi eps0.
-        softmax_accuracy: Test accuracy of the head of the network that the points are features of.
+        softmax_accuracy: Test accuracy of the network whose features are the points, by its own head.
     """
 
     name: str

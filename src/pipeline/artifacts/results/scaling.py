@@ -6,7 +6,7 @@ from pipeline.artifacts.results.facts import Facts, Number
 
 
 class ScalingFacts(Facts):
-    """What was measured; the rows are a file of their own."""
+    """Facts of the measurement; its rows are a file of their own."""
 
     kernel: str
     points: str

@@ -1,4 +1,4 @@
-"""Facts of a solved system, and of what it was solved for."""
+"""Facts of a solved system, and of its result."""
 
 from pydantic import BaseModel, Field
 
@@ -6,14 +6,14 @@ from pipeline.artifacts.results.facts import Facts, Number
 
 
 class SolveCost(BaseModel):
-    """What factorization and solve took, and how exact they are.
+    """Cost and accuracy of factorization and solve.
 
     Attributes:
-        relative_residual: That of the compressed matrix.
-        exact_residual: That of sampled rows of the exact matrix; none for boundary elements, whose rows are integrals.
+        relative_residual: Relative residual of the compressed matrix.
+        exact_residual: Residual on sampled rows of the exact matrix; None for boundary elements (rows of integrals).
         tolerance: Relative residual that was asked for.
-        logdet: Logarithm of the determinant, from a Cholesky factorization; none where the matrix is of low rank.
-        dense_seconds: What one process would take to evaluate, factorize and solve the dense matrix, by a block of it.
+        logdet: Logarithm of the determinant, from a Cholesky factorization; None for a low-rank matrix.
+        dense_seconds: Estimate from one block: time to evaluate, factorize and solve the dense matrix on one process.
     """
 
     assemble_seconds: float
@@ -44,8 +44,8 @@ class KrigingResult(BaseModel):
         rmse_left_out: RMSE of the training values, each predicted from all others.
         std_relative_error: Relative standard error of the standard deviations of the map.
         predictions: File of the predictions that the study asked for, beside the solution.
-        n_predicted: How many places it has.
-        others: The same of the other values, where there are several.
+        n_predicted: Number of places in this file.
+        others: Results of the other values, where there are several.
     """
 
     rmse: Number
@@ -84,9 +84,9 @@ class ScatteringResult(BaseModel):
         triangles_per_wavelength: The wavelength over the longest edge.
         forward: |f| straight on, where the scattered wave is f exp(i k r)/r far away.
         backward: |f| back to where the wave came from.
-        cross_section: Scattered power over that of the wave through a unit of area.
-        power_imbalance: Relative difference of this and the power that the incident wave loses, which the forward
-            wave tells (optical theorem); it is an error, of the mesh above all.
+        cross_section: Scattered power, divided by the incident power through a unit area.
+        power_imbalance: Relative difference between scattered power and the power that the incident wave loses, which
+            the forward wave gives (optical theorem); it is an error, mainly of the mesh.
     """
 
     wavenumber: float
@@ -110,8 +110,8 @@ class SystemResult(BaseModel):
     """The solution of a system of equations.
 
     Attributes:
-        right_hand_side: What it was solved for, in words.
-        n_columns: How many right-hand sides.
+        right_hand_side: The right-hand side, in words.
+        n_columns: Number of right-hand sides.
         solution_norm: 2-norm of all solutions together.
     """
 
@@ -124,10 +124,10 @@ class ProductResult(BaseModel):
     """A product with vectors.
 
     Attributes:
-        vectors: What was multiplied, in words.
-        n_columns: How many vectors.
+        vectors: The vectors that were multiplied, in words.
+        n_columns: Number of vectors.
         product_norm: 2-norm of all products together.
-        relative_error: That of sampled rows, against the exact matrix.
+        relative_error: Relative error of sampled rows, against the exact matrix.
     """
 
     vectors: str
@@ -149,7 +149,7 @@ class SampleResult(BaseModel):
 
     Attributes:
         mean_square: Mean of the squares of all drawn numbers.
-        variance: What it is expected to be: the mean of the matrix's diagonal.
+        variance: Expected value of `mean_square`: the mean of the matrix's diagonal.
     """
 
     n_samples: int

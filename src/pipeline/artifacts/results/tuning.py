@@ -14,9 +14,9 @@ class Trial(BaseModel):
     Attributes:
         values: The options that were drawn.
         validation: Loss and accuracy on the validation images; none where training diverged.
-        repeats: The same with further seeds; only the best trials have any.
+        repeats: Loss and accuracy with further seeds; only the best trials have any.
         seconds: Time of training, with all seeds.
-        failure: Why training diverged with one of its seeds.
+        failure: Why training diverged with one of its seeds; empty where it did not.
     """
 
     values: dict[str, float]
@@ -26,7 +26,7 @@ class Trial(BaseModel):
     failure: str = ""
 
     def mean(self) -> Score | None:
-        """The mean score over the seeds; none where training diverged with one of them."""
+        """The mean score over the seeds; None where training diverged with one of them."""
         if self.validation is None or self.failure:
             return None
         scores = [self.validation, *self.repeats]
@@ -41,8 +41,8 @@ class TuningFacts(Facts):
 
     Attributes:
         chosen: Number of the best trial, from 0.
-        values: Its options.
-        seed: Seed of all trials; further ones are the numbers after it.
+        values: Options of the best trial.
+        seed: Seed of all trials; further seeds are the numbers after it.
     """
 
     run: str

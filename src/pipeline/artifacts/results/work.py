@@ -1,4 +1,4 @@
-"""What each process of a distributed stage held, did and sent: rows of the tables `processes` and `process_levels`."""
+"""Memory, work and messages of each process of a distributed stage: rows of `processes` and `process_levels`."""
 
 from pydantic import BaseModel
 
@@ -7,14 +7,14 @@ class ProcessWork(BaseModel):
     """One process.
 
     Attributes:
-        process: Its number.
-        host: Its node.
+        process: Number of the process.
+        host: Node of the process.
         n_bytes: Bytes of blocks, bases and factors.
-        peak_memory_bytes: Most memory that it held, the program itself included.
-        foretold_bytes: The same as foretold from the number of points, the tolerance and the dimension.
+        peak_memory_bytes: Most memory that the process held, including the program itself.
+        foretold_bytes: The same, predicted from the number of points, the tolerance and the dimension.
         seconds: Wall-clock seconds of the work.
-        waiting_seconds: Part of them in which it waited for others.
-        messages, sent_bytes: What it sent to others.
+        waiting_seconds: Part of these seconds in which the process waited for others.
+        messages, sent_bytes: Messages to other processes, and their bytes.
     """
 
     process: int
@@ -32,12 +32,12 @@ class LevelWork(BaseModel):
     """One process on one level.
 
     Attributes:
-        process, level: Which.
-        boxes: Boxes of the level that are the process's.
-        n_bytes: Bytes of what it holds of the level.
-        flops: Operations: of one product with a compressed matrix, or of the factorization.
+        process, level: Numbers of the process and of the level.
+        boxes: Number of the level's boxes that belong to the process.
+        n_bytes: Bytes that the process holds of the level.
+        flops: Operations of one product with a compressed matrix, or of the factorization.
         seconds: Wall-clock seconds of the level.
-        waiting_seconds, messages, sent_bytes: See `ProcessWork`; of what is exchanged for this level alone.
+        waiting_seconds, messages, sent_bytes: As in `ProcessWork`, for the exchange of this level alone.
     """
 
     process: int
