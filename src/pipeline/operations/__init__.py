@@ -1,1 +1,1 @@
-"""What a person or a scheduler does with whole studies: check, rerun, look back, explain, pack, verify."""
+"""Operations on whole studies, for a person or a scheduler: check, rerun, look back, explain, pack, verify."""

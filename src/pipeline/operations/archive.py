@@ -1,7 +1,7 @@
-"""Command `archive`: a study with its results, its code and its provenance in one tar file.
+"""Command `archive`: pack a study with its results, its code and its provenance into one tar file.
 
-What is inside is a checkout of its own: code, configuration, results, a list of checksums that `sha256sum -c` reads,
-and an RO-Crate description [1]. Others unpack it, check it, and run it again.
+The archive holds a checkout of its own: code, configuration, results, a list of checksums that `sha256sum -c` reads,
+and an RO-Crate description [1]. Others can unpack it, check it, and run it again.
 
 References:
     [1] Soiland-Reyes et al., "Packaging research artefacts with RO-Crate", Data Science 2022.
@@ -32,15 +32,15 @@ from pipeline.operations.text import size
 from pipeline.runtime.provenance import provenance
 
 CRATE = "ro-crate-metadata.json"
-# A checkout's parts, for one that is not under version control, such as an unpacked archive.
+# Parts of a checkout that is not under version control, such as an unpacked archive.
 PARTS = (
     ".ci", "CITATION.cff", "CMakeLists.txt", "LICENSE", "Makefile", "README.md", "Snakefile", "THIRD_PARTY_NOTICES.txt",
     "benchmarks", "cluster", "config", "constraints.txt", "docs", "examples", "profiles", "pyproject.toml", "src",
     "tests", "workflow",
 )  # fmt: skip
-# Of what is missing.
+# Missing files that an error names.
 MOST_NAMED = 5
-# New files of these are part of the study before they are committed.
+# New files in these folders are part of the study before they are committed.
 UNTRACKED = ("config", "profiles", "src", "workflow")
 
 
@@ -72,7 +72,7 @@ def run(options: Namespace) -> None:
     files = {path.as_posix(): path for path in sorted({*code_files(), *results})}
     if study.path.as_posix() not in files:
         files[f"config/{study.path.name}"] = study.path
-    # Of a study beside it, the path as it stands in the file that is packed.
+    # A study beside this one is packed under the path that the packed file names.
     files |= {file: Path(file) for file in study.study.beside.values() if not Path(file).is_absolute()}
     crate = json.dumps(describe(study, manifests, files, made), indent=1) + "\n"
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def run(options: Namespace) -> None:
 
 
 def _what_to_do(problems: Sequence[str], study: StudyFile) -> str:
-    """Return the first problem with its remedy; Snakemake compares dates and takes an altered result for current."""
+    """Return the first problem with its remedy; Snakemake compares only dates, and so misses an altered result."""
     name = Path(problems[0].partition(":")[0])
     damaged = next((folder / MANIFEST for folder in name.parents if (folder / MANIFEST).is_file()), None)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -103,7 +103,7 @@ def _what_to_do(problems: Sequence[str], study: StudyFile) -> str:
 
 
 def code_files() -> list[Path]:
-    """The files of the checkout, as they are now; links among them as links."""
+    """Return the files of the checkout as they are now; links stay links."""
     tracked = _listed("ls-files", "-z")
     if tracked is not None:
         untracked = _listed("ls-files", "-z", "--others", "--exclude-standard", "--", *UNTRACKED) or []
@@ -118,7 +118,7 @@ def code_files() -> list[Path]:
 
 
 def _listed(*arguments: str) -> list[str] | None:
-    """What git lists of this folder, if it is the top of a repository."""
+    """Return the files of this folder that git lists, if the folder is the top of a repository."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -128,7 +128,7 @@ def _listed(*arguments: str) -> list[str] | None:
 
 
 def result_files(study: str) -> list[Path]:
-    """All files of the results of a study, by its name, but its past reports, and the snapshot of its history."""
+    """All result files of a study, by its name, except its past reports, and the snapshot of its history."""
     folder = RESULTS / study
     found = [
         path
@@ -143,7 +143,7 @@ def result_files(study: str) -> list[Path]:
 
 
 def _pack(path: Path, top: str, files: Mapping[str, Path], crate: str) -> None:
-    """Write the archive: the list of checksums first, all else in order of names."""
+    """Write the archive: the list of checksums first, then all else in order of names."""
     sums = {name: sha256_of(file) for name, file in files.items() if not file.is_symlink()}
     sums[CRATE] = hashlib.sha256(crate.encode()).hexdigest()
     now = int(time.time())
@@ -171,7 +171,7 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 def describe(
     study: StudyFile, manifests: Iterable[Path], files: Mapping[str, Path], made: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The RO-Crate description: the files, every artefact, and the action that made it."""
+    """Return the RO-Crate description: the files, every artefact, and the action that made it."""
     config = study.path.as_posix() if study.path.as_posix() in files else f"config/{study.path.name}"
     workflow = {
         "@id": "Snakefile",
@@ -213,7 +213,7 @@ def describe(
 
 
 def _action(path: Path) -> dict[str, Any]:
-    """Describe who made an artefact, from what, and when."""
+    """Describe who made an artefact, when, and from which inputs."""
     manifest = json.loads(path.read_text(encoding="utf-8"))
     made, folder = manifest["provenance"], path.parent.as_posix()
     return {

@@ -54,14 +54,14 @@ def run(options: Namespace) -> None:
 
 
 def importable_model(study: Study) -> None:
-    """Raise ConfigError unless a network of another library is there, and takes the options it will be called with."""
+    """Raise ConfigError unless a network of another library can be imported and takes its configured options."""
     model = study.model
     if not isinstance(model, ImportedModel):
         return
     where = f"model.path: {model.path!r}"
     try:
         build = pkgutil.resolve_name(model.path)
-    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+    except (Exception, SystemExit) as error:  # importing a module may raise anything
         ends = isinstance(error, SystemExit)
         reason = "it ends the program" if ends else " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
@@ -76,5 +76,5 @@ def importable_model(study: Study) -> None:
         raise ConfigError(
             f"{where} can't be called with num_classes and these model.options ({error}); change the options"
         ) from None
-    except ValueError:  # of some built-in ones nothing is known before they are called
+    except ValueError:  # some built-in callables have no signature
         return

@@ -1,4 +1,4 @@
-"""What columns of points are called, in the files of those who did not ask us."""
+"""Common names for columns of points, as users' own files have them."""
 
 import re
 from collections.abc import Sequence
@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from pipeline.data.own_points import OwnPoints
 from pipeline.errors import ConfigError
 
-#: Names of coordinates, the first coordinate before the second and the third.
+#: Names of coordinates: the first coordinate, then the second, then the third.
 LONGITUDES = ("lon", "longitude", "long", "lng")
 LATITUDES = ("lat", "latitude")
 CARTESIAN = (("x", "easting", "east"), ("y", "northing", "north"), ("z", "height", "depth"))
-#: Names of columns that tell how high, and of those that tell in which row or when something was measured: they are
-#: the value where no other column is.
+#: Names of columns for heights, and of columns that number rows or hold the time of a measurement. Such a column is
+#: the value only where there is no other column.
 HEIGHTS = ("elevation", "elev", "altitude", "alt", "height", "depth", "z")
 LABELS = ("id", "fid", "index", "number", "no", "row", "code", "station", "station_id", "site", "site_id",
           "year", "month", "day", "hour", "date", "time")  # fmt: skip
 
 
 def without_unit(column: str) -> str:
-    """A column's name in small letters, without a unit such as [deg], (m) or _km behind it."""
+    """Return a column's name in lower case, without a unit such as [deg], (m) or _km at its end."""
     name = re.sub(r"[\s_]*(\[[^]]*\]|\([^)]*\))$", "", column.strip().lower())
     return re.sub(r"[\s_]+(deg|degrees?|m|km)$", "", name)
 
 
 def coordinates_of(columns: Sequence[str]) -> tuple[list[str], bool]:
-    """The columns that are coordinates by their names, and whether as longitude and latitude; none if no two are."""
+    """Return the columns named like coordinates, and whether they are longitude and latitude; none if no two are."""
     by_name = {without_unit(name): name for name in reversed(columns)}
 
     def first_of(names: Sequence[str]) -> list[str]:
@@ -38,9 +38,9 @@ def coordinates_of(columns: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def require_longitude_first(own: OwnPoints, key: str) -> None:
-    """Raise ConfigError where places on the globe take a column that is called a latitude for their longitude.
+    """Raise ConfigError where places on the globe have a column named like a latitude as their longitude.
 
-    It names the `key` of a study that says which columns they are.
+    The message names the `key` of a study that says which columns are the coordinates.
     """
     if own.system.to_degrees is None:
         return

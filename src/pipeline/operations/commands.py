@@ -1,16 +1,16 @@
-"""The command line of what is done with whole studies: names, options, and the module behind each."""
+"""The command line for operations on whole studies: their names, options, and modules."""
 
 import argparse
 from pathlib import Path
 
-# Each is run by the module of its name in this package.
+# Each command is run by the module of its name in this package.
 COMMANDS = (
     "new", "check", "history", "rerun", "schedule", "explain", "explain_network", "archive", "verify",
 )  # fmt: skip
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add all of them to a parser's subcommands."""
+    """Add all these commands to a parser's subcommands."""
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help)

@@ -1,4 +1,4 @@
-"""Two runs of a study compared: which files are the same, which differ in wall times alone, and which differ."""
+"""Two runs of a study compared: which files are equal, which differ only in wall times, and which differ otherwise."""
 
 import csv
 import io
@@ -13,17 +13,17 @@ from pipeline.artifacts.checksums import MANIFEST, contents, verify_folder
 from pipeline.artifacts.history import PAST_REPORTS
 from pipeline.errors import ArtifactError
 
-# Folders of a study whose artefacts hold dates, and are never the same again.
+# Folders of a study whose artefacts hold dates, and so differ between any two runs.
 DATED = frozenset({"report", PAST_REPORTS})
-# Folders whose artefacts are measurements: times, what was chosen by them, and what is concluded from them.
+# Folders whose artefacts are measurements: times, choices by time, and conclusions from both.
 MEASURED = frozenset({"time_layers"})
 
 
 def compared(path: Path, sums: Mapping[str, str], results: Path) -> list[str]:
-    """Compare the files of verified artefacts, by their checksums, with those of results that somebody made again.
+    """Compare the files of verified artefacts, by their checksums, with results that somebody computed again.
 
-    Manifests, logs and reports are left out: they hold dates, and would never be. A number is a wall time when its name
-    ends in "seconds", which is how this program names all of them.
+    Manifests, logs and reports are left out: they hold dates, so they always differ. A number is a wall time when its
+    name ends in "seconds"; this program names all wall times so.
 
     Raises:
         ArtifactError: If the two have no study in common.
@@ -60,7 +60,7 @@ def compared(path: Path, sums: Mapping[str, str], results: Path) -> list[str]:
 
 
 def _of_artefacts(sums: Mapping[str, str]) -> dict[str, str]:
-    """The files of artefacts by study and name, with their names in a checkout, an archive or a folder of results."""
+    """Return artefacts' files by study and name, with their names in a checkout, an archive or a folder of results."""
     paths = {PurePosixPath(name.removeprefix("results/")): name for name in sums}
     artefacts = {path.parent for path in paths if path.name == MANIFEST}
     return {

@@ -26,10 +26,10 @@ MOVING = ("Cast", "Reorder", "Convert", "Transpose", "ReorderInput", "ReorderOut
 
 @dataclass(frozen=True)
 class Row:
-    """One layer as an engine ran it; None and empty are what it doesn't say, or what didn't run at that precision.
+    """One layer as an engine ran it; fields are None or empty for what the engine doesn't tell or didn't run.
 
-    What ran in half precision and how many bytes that moved, at least, is told of float32 where the layer ran there
-    only. The error is relative to float64, and the reason one sentence.
+    `kernel` and `n_bytes`, a lower bound, belong to half precision, or to float32 where the layer ran only there. The
+    error is relative to float64, and the reason is one sentence.
     """
 
     layer: str
@@ -48,7 +48,7 @@ class Row:
 class Explained:
     """The layers of a network on one engine.
 
-    The error is that of the answers in half precision, relative to float64; None where float64 has none.
+    The error is that of the answers in half precision, relative to float64; None where float64 has no answers.
     """
 
     rows: Sequence[Row]
@@ -56,7 +56,7 @@ class Explained:
 
 
 def ours(path: Path, x: NDArray[np.float32]) -> Explained:
-    """The converted network on measured routines."""
+    """Run the converted network on measured routines."""
     samples = torch.from_numpy(x)
     network = HalfNetwork.convert(onnx_module(path, samples.shape[1:]), samples)
     network = network.choose_routines(samples, sampling=Sampling(n_samples=10, seconds_at_most=5.0)).network
@@ -83,7 +83,7 @@ def ours(path: Path, x: NDArray[np.float32]) -> Explained:
 def _answers_error(
     path: Path, x: NDArray[np.float32], answers: Sequence[NDArray[np.float32]]
 ) -> float | None:
-    """What the answers for the first samples are off by; None if the network cannot be computed here."""
+    """Return the error of the answers for the first samples; None if the network cannot be computed here."""
     found = torch.from_numpy(np.concatenate(answers))
     try:
         module = onnx_module(path, x.shape[1:]).double()
@@ -98,7 +98,7 @@ _roofs = functools.cache(measure_roofs)
 
 
 def onnxruntime(path: Path, x: NDArray[np.float32]) -> Explained:
-    """onnxruntime's CPU provider: the file as it is, and turned into binary16 by its own converter."""
+    """Run onnxruntime's CPU provider on the file as it is, and on the file as its own converter makes it binary16."""
     ort, onnx = _needed("onnxruntime"), _needed("onnx")
     converter = importlib.import_module("onnxruntime.transformers.float16")
     half = converter.convert_float_to_float16(onnx.load(str(path)), keep_io_types=True)
@@ -110,7 +110,7 @@ def onnxruntime(path: Path, x: NDArray[np.float32]) -> Explained:
 def _profiled(
     ort: Any, model: str | bytes, x: NDArray[np.float32]
 ) -> tuple[dict[str, Ran], list[NDArray[np.float32]]]:
-    """Every node as it ran, and the answers for some samples."""
+    """Return every node as it ran, and the answers for some samples."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_profiling, options.log_severity_level = True, 3
@@ -127,7 +127,7 @@ def _profiled(
     for event in events:
         name = event.get("name", "")
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            # Nodes between casts that it has taken away keep their names but for this prefix.
+            # Nodes between casts that onnxruntime has removed keep their names with this prefix.
             node = name.removesuffix("_kernel_time").removeprefix("InsertedPrecisionFreeCast_")
             told[node] = event["args"]
             seconds[node].append(event["dur"] * 1e-6)
@@ -135,7 +135,7 @@ def _profiled(
 
 
 def _node(told: Mapping[str, Any], seconds: float) -> Ran:
-    """A node by what onnxruntime's profile tells of it."""
+    """Return a node from its entry in onnxruntime's profile."""
     inputs, outputs = (
         [pair for entry in told.get(f"{side}_type_shape", []) for pair in entry.items()]
         for side in ("input", "output")
@@ -152,7 +152,7 @@ def _node(told: Mapping[str, Any], seconds: float) -> Ran:
 
 
 def openvino(path: Path, x: NDArray[np.float32]) -> Explained:
-    """OpenVINO's CPU plugin at float32, and at bfloat16, which is what it runs where binary16 is asked for."""
+    """Run OpenVINO's CPU plugin at float32, and at bfloat16, which it uses where binary16 is requested."""
     ov = _needed("openvino")
 
     def profile(precision: str) -> tuple[dict[str, Ran], list[NDArray[np.float32]]]:
@@ -188,14 +188,14 @@ def openvino(path: Path, x: NDArray[np.float32]) -> Explained:
 
 
 def _operation(operation: Any, kernel: str, seconds: float) -> Ran:
-    """A layer by what OpenVINO's runtime model tells of it, where that has one of this name."""
+    """Return a layer from its entry in OpenVINO's runtime model, if there is one of this name."""
     if operation is None:
         return Ran(kernel, seconds)
     in_pairs = _told(operation, "runtimePrecision") == "bf16"
     weights = activations = 0.0
     for value in operation.inputs():
         constant = _told(value.get_source_output().get_node(), "layerType") == "Const"
-        # Constants are shown as they are in the file, and packed as the kernel wants them.
+        # The runtime model shows constants as in the file, although they are packed for the kernel.
         size = (
             min(value.get_element_type().size, 2) if constant and in_pairs else value.get_element_type().size
         )
@@ -212,7 +212,7 @@ def _operation(operation: Any, kernel: str, seconds: float) -> Ran:
 
 
 def _told(operation: Any, key: str) -> str:
-    """An entry of what OpenVINO tells of an operation; empty if there is none."""
+    """Return an entry of OpenVINO's information on an operation; empty if there is none."""
     information = operation.get_rt_info()
     return str(information[key].astype(str)) if key in information else ""
 
@@ -235,7 +235,7 @@ def _compared(single: Mapping[str, Ran], half: Mapping[str, Ran], roofs: Roofs) 
 
 
 def _row(name: str, single: Ran | None, half: Ran | None, limit: str, total: float) -> Row:
-    """A row with one sentence: what ran, and what half precision changed about it."""
+    """Make a row with one sentence on what ran and what half precision changed."""
     known = half or single
     assert known is not None
     moves = known.kernel.startswith(MOVING) or " reorder" in known.kernel.lower()

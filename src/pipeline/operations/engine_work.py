@@ -1,4 +1,4 @@
-"""What a layer of another engine moves and computes: from the shapes and types that the engine's own profile tells."""
+"""The bytes and operations of a layer in another engine, from the shapes and types in the engine's own profile."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "FullyConnected")
 
 @dataclass(frozen=True)
 class Ran:
-    """One layer of one run by the engine's own account: what ran, and its median wall time.
+    """One layer of one run, as the engine describes it: the kernel that ran, and its median wall time.
 
-    Weights are the constants that it reads, activations all else that it reads and writes; None is what the engine
-    doesn't say. Numbers of bfloat16 are multiplied `in_pairs`.
+    Weights are the constants that the layer reads, activations all else that it reads and writes; None where the engine
+    doesn't tell. `in_pairs` says that bfloat16 numbers are multiplied in pairs.
     """
 
     kernel: str
@@ -32,7 +32,7 @@ class Ran:
 
     @property
     def n_bytes(self) -> float | None:
-        """All that it moves, each number once."""
+        """All bytes that the layer moves, counting each number once."""
         if self.weight_bytes is None or self.activation_bytes is None:
             return None
         return self.weight_bytes + self.activation_bytes
@@ -43,8 +43,8 @@ def flops_of(kind: str, inputs: Sequence[Shape], output: Shape) -> float | None:
 
     Args:
         kind: The engine's name for the operation.
-        inputs: Shapes of what it reads: images or a matrix first, weights or another matrix second.
-        output: Shape of its result, outputs in the second dimension of images.
+        inputs: Shapes of the inputs: images or a matrix first, weights or another matrix second.
+        output: Shape of the result; for images, the second dimension counts the output channels.
     """
     if len(inputs) < 2:
         return None
@@ -61,7 +61,7 @@ def flops_of(kind: str, inputs: Sequence[Shape], output: Shape) -> float | None:
 
 
 def bounds(layers: Mapping[str, Ran], roofs: Roofs) -> dict[str, str]:
-    """Name what limits each layer within the network, of those whose bytes are known: compute, or a level of memory."""
+    """Name the limit of each layer within the network, where its bytes are known: compute, or a level of memory."""
     known = {
         name: Work(
             flops=ran.flops or 0.0,

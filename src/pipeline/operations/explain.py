@@ -1,4 +1,4 @@
-"""Command `explain`: why a file was made, by whom and from what, and what would make it again."""
+"""Command `explain`: tell why a file was made, by whom and from which inputs, and what would make it again."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, in_checkout,
 from pipeline.operations.text import duration, size
 from pipeline.runtime.code_digest import code_digest, modules_behind
 
-# The stages that make what a folder of results holds, where it isn't the stage of the folder's own name.
+# The stages behind a folder of results, where they are not the stage of the folder's own name.
 STAGES = {"points": ("points", "embeddings")}
 
 
@@ -113,7 +113,7 @@ ENERGY = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
 
 
 def reason_then(artefact: Path, folder: Path) -> str:
-    """Tell why an artefact was made: what differs from the run before, as far as the history knows."""
+    """Tell why an artefact was made: what differs from the previous run, as far as the history knows."""
     now = entry_of(artefact / "manifest.json", folder)
     if now is None:
         return "its manifest doesn't tell"
@@ -146,7 +146,7 @@ def difference(before: HistoryEntry, now: HistoryEntry) -> str:
 
 
 def _inputs(stage: str, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return names and folders of an artefact's inputs; for a report, which has all, their number by stage."""
+    """Return names and folders of an artefact's inputs; for a report, which has all, return their number by stage."""
     inputs = manifest["provenance"].get("inputs") or {}
     found = [(name, str(Path(path).parent)) for name, path in inputs.items()]
     if stage == "report" and "runs" in manifest["spec"]:

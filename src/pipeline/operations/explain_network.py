@@ -28,12 +28,12 @@ ENGINE_HEADINGS = (
 )
 HEADINGS = ("layer", "kernel that ran", "FP32 µs", "half µs", "gain", "kB", "MFLOP", "bound", "error", "why")
 BEGINNING = b"<!doctype html"
-#: Headings of columns of words; the others are numbers.
+#: Headings of columns that hold words; all other columns hold numbers.
 WORDS = ("engine", ENGINE_HEADINGS[-1], "layer", "kernel that ran", "bound", "why")
 
 
 def run(options: Namespace) -> None:
-    """Run the network on the engines that are asked for, or on all that are installed, and write the page."""
+    """Run the network on the requested engines, or on all that are installed, and write the page."""
     x = read_samples(options.inputs, None)[0].numpy()
     if x.ndim < 2:
         raise ConfigError(f"{options.inputs}: holds shape {x.shape}; wanted at least one sample, (n, ...)")
@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
 
 
 def _require_writable(path: Path) -> None:
-    """Refuse a page that cannot be written or would replace another file, before anything runs; its folder is made."""
+    """Make the page's folder, and refuse a page that cannot be written or would replace another file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as failure:
@@ -72,7 +72,7 @@ def _require_writable(path: Path) -> None:
 
 
 def _explained(name: str, model: Path, x: NDArray[np.float32]) -> Explained:
-    """The network on one engine; what another engine raises, of kinds of its own, becomes one line."""
+    """Run the network on one engine; turn any error of another engine into one line."""
     try:
         return ENGINES[name](model, x)
     except ConfigError:
@@ -88,7 +88,7 @@ def _explained(name: str, model: Path, x: NDArray[np.float32]) -> Explained:
 
 
 class Totals(NamedTuple):
-    """Seconds that all layers take at FP32 and in half precision, and the share of these that only moves numbers."""
+    """Seconds of all layers at FP32 and in half precision, and the share of the latter that only moves numbers."""
 
     single: float
     half: float
@@ -101,14 +101,14 @@ class Totals(NamedTuple):
 
 
 def totals(rows: Sequence[Row]) -> Totals:
-    """Add up both runs."""
+    """Add up the seconds of both runs."""
     half = sum(row.seconds_half or 0.0 for row in rows)
     moving = sum(row.seconds_half or 0.0 for row in rows if row.kernel.startswith(MOVING))
     return Totals(sum(row.seconds_fp32 or 0.0 for row in rows), half, moving / half if half else 0.0)
 
 
 def summary(found: Explained) -> str:
-    """Tell what both runs took, how much of the one in half precision only moves numbers, and its answers' error."""
+    """Tell the times of both runs, which share of the half-precision one only moves numbers, and the answers' error."""
     n_layers, all_layers = len(found.rows), totals(found.rows)
     take = "takes" if n_layers == 1 else "take"
     off = "" if found.error is None else f"; its answers are off by {found.error:.1e}"
@@ -121,7 +121,7 @@ def summary(found: Explained) -> str:
 
 
 def page(title: str, shape: Sequence[int], engines: Mapping[str, Explained]) -> str:
-    """The page, as HTML that needs nothing else."""
+    """Return the page as HTML that needs no other file."""
     return filled(
         "explain_network.html",
         title=title,
@@ -143,7 +143,7 @@ class Line(NamedTuple):
 
 
 def _engine(name: str, found: Explained) -> Line:
-    """An engine beside the others, with the layers that take longest."""
+    """Return the table row of an engine, with the layers that take longest."""
     rows, total = found.rows, totals(found.rows)
     longest = sorted(rows, key=lambda row: row.seconds_half or 0.0, reverse=True)[:3] if total.half else []
     told = ", ".join(f"{row.layer} {(row.seconds_half or 0.0) / total.half:.0%}" for row in longest)

@@ -20,7 +20,7 @@ from pipeline.operations.text import columns
 from pipeline.report import formatting
 from pipeline.report.changes import compare
 
-# What is shown when nothing is asked for: what a study is judged by.
+# Figures that are shown by default: the ones that a study is judged by.
 HEADLINES = (
     "scores.test.accuracy",
     "accuracy*.fp16",
@@ -33,7 +33,7 @@ HEADLINES = (
     "job_max_rss_mb",
 )
 MOST_PANELS = 24
-# Whole numbers beyond this are no counts.
+# Whole numbers beyond this are not counts.
 MOST_EXACT = 1e12
 
 
@@ -61,9 +61,9 @@ class FigureSeries:
 
 
 def run(options: Namespace) -> None:
-    """Bring the history up to date, print the figures that were asked for, and plot them if asked to."""
+    """Bring the history up to date, print the requested figures, and plot them on request."""
     studies = [path.name for path in sorted(RESULTS.glob("*")) if SAFE.match(path.name)]
-    if options.study:  # by the name of its file or the path of it, as elsewhere
+    if options.study:  # the study's name, or its file's name or path
         options.study = re.sub(r"^config/(?=[^/]+\.ya?ml$)|\.ya?ml$", "", options.study)
         studies = [options.study]
         if not SAFE.match(options.study):
@@ -114,7 +114,7 @@ def in_its_unit(figure: str, value: float) -> str:
     if "bytes" in name:
         return formatting.n_bytes(value)
     if name[-1] == "mb":
-        return formatting.n_bytes(value * 2**20)  # what Snakemake calls MB
+        return formatting.n_bytes(value * 2**20)  # Snakemake's MB
     if name[-1] == "speedup":
         return formatting.times(value)
     if name[-1] == "accuracy" or (name[0] == "accuracy" and name[-1] in ("fp16", "fp32")):
@@ -147,7 +147,7 @@ def series_of(
 
 
 def plot(found: Sequence[FigureSeries], path: Path) -> None:
-    """Draw every series over the dates of its runs, each in a panel of its own; the file's ending tells the format."""
+    """Draw every series over the dates of its runs, each in its own panel; the file's ending decides the format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -13,24 +13,24 @@ from pipeline.artifacts.file_digests import digest_of_files
 from pipeline.errors import ConfigError
 from pipeline.runtime.code_digest import code_digest
 
-#: Where what is known of them is kept.
+#: Where the digests of these files are cached.
 KNOWN = Path(".snakemake", "digests")
-#: What looks at the files. A study is looked at anew where its code has changed.
+#: The module that checks the files. A study's files are checked again after a change of its code.
 LOOKING = "pipeline.operations.own_inputs"
 #: Keys of a study whose texts may name a file or a folder.
 KEYS = frozenset({"directory", "path", "right_hand_side", "vectors", "inputs", "labels"})
 
-#: The first parts of paths of specs that name files which are looked at before anything runs.
+#: First parts of the paths of specs whose files are checked before anything runs.
 LOOKED_AT = frozenset({"dataset", "points", "networks", "solve"})
-#: The first parts of paths of specs of a matrix, which are looked at together.
+#: First parts of the paths of a matrix's specs, which are checked together.
 OF_A_MATRIX = ("points", "compress", "solve")
 
 
 def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
-    """Digest the contents of the files and folders that a section of a study names, a line for each.
+    """Digest the contents of the files and folders that a section of a study names, one line for each.
 
-    A text that names nothing on this disk counts as it stands: it may be a function's name, and a file that appears
-    later changes the digest. What is known of the files is kept in `cache`.
+    A text that names nothing on this disk counts as text, since it may be a function's name; if a file of that name
+    appears later, the digest changes. Digests of files are cached in `cache`.
 
     Raises:
         ConfigError: If a file can't be read.
@@ -47,7 +47,7 @@ def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
 
 
 def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -> None:
-    """Read a study's own files as its stages will, unless the same code found these contents right before.
+    """Read a study's own files as its stages will, unless the same code has found the same contents right before.
 
     Raises:
         ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.
@@ -69,7 +69,7 @@ def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -
     kept = cache / f"{key}.right"
     if kept.exists():
         return
-    # Not at the top of this file: Snakemake's processes would import every core to learn a digest.
+    # Not at the top of this file: Snakemake's processes would import every core just to compute a digest.
     importlib.import_module(LOOKING).require_readable({path: specs[path] for path in named})
     with suppress(OSError):
         write_atomically(kept, "")

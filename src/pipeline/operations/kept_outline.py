@@ -1,7 +1,7 @@
-"""The outline of a study: what the workflow's rules need of it, cached under a digest of all that it was made from.
+"""The outline of a study: the data that the workflow's rules need, cached under a digest of all that it depends on.
 
 Snakemake reads its rules anew in every job. Validating a study imports all three cores, and torch with them, which
-takes seconds; an outline is plain data, and a job that finds one imports none of that.
+takes seconds. An outline is plain data, and a job that finds one in the cache imports none of them.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from pipeline.artifacts.disk import write_atomically
 SOURCES = Path(__file__).resolve().parents[1]
 #: Where outlines are kept.
 OUTLINES = Path(".snakemake", "outlines")
-#: Every change of a study or of the code makes another outline; this many stay.
+#: Every change of a study or of the code makes another outline; only this many are kept.
 KEPT = 20
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What the rules need of a study."""
+    """The data that the rules need of a study."""
 
     study: str
     #: The files of the studies that are computed in the same call, by their names.
@@ -32,7 +32,7 @@ class Outline:
     #: The seeds of each training run.
     seeds: dict[str, list[int]]
     runs: list[str]
-    #: The runs whose options trials choose.
+    #: The runs whose options are chosen by trials.
     tuned: list[str]
     matrices: list[str]
     #: The matrices whose points are a network's features, each with the run that trained the network.
@@ -42,22 +42,22 @@ class Outline:
     networks: list[str]
     #: The spec of each rule by its path below `spec/`.
     specs: dict[str, dict[str, Any]]
-    #: Every artefact but the report, by its path below the study's folder.
+    #: Every artefact except the report, by its path below the study's folder.
     artefacts: list[str]
-    #: The user's own files, by the key of the study that names each.
+    #: The user's own files, by the key that names each in the study.
     files: dict[str, str]
 
 
 def outline(config: Mapping[str, Any], default: Path, cache: Path) -> Outline:
-    """Validate a study as Snakemake read it, or read the outline of the same one from `cache`, where it is kept.
+    """Validate a study as Snakemake read it, or read its outline from `cache` if it is there.
 
     Raises:
         ConfigError: If a value is wrong; the message begins with the full path of the first one.
     """
     kept = cache / f"{_key(config, default)}.json"
-    with suppress(OSError, ValueError, TypeError):  # there is none, or not a whole one
+    with suppress(OSError, ValueError, TypeError):  # there is none, or only a part of one
         return Outline(**json.loads(kept.read_text(encoding="utf-8")))
-    # Not at the top of this file: jobs read what is kept, and would import every core to do so.
+    # Not at the top of this file: jobs read the cached outline, and must not import every core to do so.
     made: Outline = importlib.import_module("pipeline.operations.outlining").outline_of(config, default)
     with suppress(OSError):
         write_atomically(kept, json.dumps(asdict(made)))
@@ -67,7 +67,7 @@ def outline(config: Mapping[str, Any], default: Path, cache: Path) -> Outline:
 
 
 def _key(config: Mapping[str, Any], default: Path) -> str:
-    """A name for all that decides an outline: the configuration, the default study and this package's files."""
+    """Return a name for all that decides an outline: the configuration, the default study and this package's files."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=repr).encode())
     digest.update(default.read_bytes() if default.is_file() else b"")
     for file in sorted(SOURCES.rglob("*.py")):

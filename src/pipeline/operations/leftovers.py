@@ -1,4 +1,4 @@
-"""What a killed main process left behind: jobs here and in Slurm's queue, and shared memory of MPI."""
+"""The remains of a killed main process: jobs here and in Slurm's queue, and shared memory of MPI."""
 
 import os
 import time
@@ -12,12 +12,12 @@ from pipeline.errors import PipelineError
 from pipeline.runtime.slurm import cancel_jobs_of, jobs_of
 
 SHARED_MEMORY = Path("/dev/shm")
-# How MPICH and Open MPI name their files there.
+# How MPICH and Open MPI name their files in shared memory.
 SEGMENTS = ("mpich_shm_*", "vader_segment.*", "sm_segment.*")
 
 
 def still_running(checkout: Path) -> str:
-    """Tell in words what a former start left running here; return an empty text if nothing runs."""
+    """Tell in words which jobs of a former start still run here; return an empty text if there are none."""
     main = holder(checkout)
     if main is not None:
         return f"the checkout is in use by {main}"
@@ -42,9 +42,9 @@ def end_what_is_left_of(former: Holder, checkout: Path) -> list[str]:
 
 
 def local_jobs(checkout: Path) -> dict[int, str]:
-    """Find what this machine's jobs of the checkout make, by their processes: `python -m pipeline STAGE --output ...`.
+    """Find the outputs of the checkout's jobs on this machine, by processes: `python -m pipeline STAGE --output ...`.
 
-    The topmost process of each counts: a launcher, where there is one, ends what it has started.
+    Only the topmost process of each job counts: a launcher, where there is one, ends the processes that it started.
     """
     found: dict[int, str] = {}
     parents: dict[int, list[int]] = {}
@@ -61,17 +61,17 @@ def local_jobs(checkout: Path) -> dict[int, str]:
 
 
 def in_words(jobs: Mapping[int, str]) -> str:
-    """List jobs of this machine and what a person can do about them."""
+    """List jobs of this machine and tell what the user can do about them."""
     listed = ", ".join(f"{made} (process {pid})" for pid, made in sorted(jobs.items()))
     them = "it ends, or end it" if len(jobs) == 1 else "they end, or end them"
     return f"{listed}; wait until {them}: kill {' '.join(map(str, sorted(jobs)))}"
 
 
 def free_shared_memory(since: float, folder: Path = SHARED_MEMORY) -> list[Path]:
-    """Remove the files that killed MPI processes left in this machine's memory.
+    """Remove the files that killed MPI processes left in this machine's shared memory.
 
-    A file goes if it is this user's, was made `since` a time, and no process has it mapped. It is looked at twice, a
-    moment apart, since a starting process makes a file before it maps it.
+    A file is removed if it is this user's, was made after the time `since`, and no process has it mapped. Each file is
+    checked twice, a moment apart, since a starting process makes a file before it maps it.
     """
     unused = _unused(since, folder)
     if unused:

@@ -1,4 +1,4 @@
-"""Snakemake's main process: its turn in a checkout, and what it does before and after the jobs of a study."""
+"""Snakemake's main process: its turn in a checkout, and its work before and after the jobs of a study."""
 
 import atexit
 import os
@@ -34,14 +34,14 @@ _turn = ExitStack()
 _refused: list[Any] = []
 #: Signals that interrupted this process.
 _interruptions: list[int] = []
-#: Bytes that the log of a job needs to tell anything.
+#: Free bytes that a job's log needs, so that an error fits in.
 _ROOM = 1_000_000
-#: Exit code of a process that a Ctrl-C ended: 128 and the number of SIGINT, as shells have it.
+#: Exit code of a process that a Ctrl-C ended: 128 plus the number of SIGINT, as in shells.
 INTERRUPTED = 130
 
 
 def heed_signals_while_planning() -> None:
-    """Have Ctrl-C and SIGTERM end this process with one word until `begin`, not with a traceback."""
+    """Make Ctrl-C and SIGTERM end this process with one word until `begin`, without a traceback."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) is usual:
             signal.signal(number, _leave)
@@ -66,18 +66,18 @@ def begin(
     code: Mapping[str, str],
     specs: Iterable[Mapping[str, Mapping[str, Any]]],
 ) -> None:
-    """Lock the folder that Snakemake works in, end what a killed main process left running, tell jobs their software.
+    """Lock Snakemake's working folder, end the jobs of a killed main process, and tell jobs their software.
 
     Exits with code 2, after one line, when jobs could not be right or could not be started: the folder is locked, a
     native module is not built from its sources, a file of the user's own is malformed, or this machine belongs to no
-    cluster. Nothing is left then.
+    cluster. Nothing stays locked or running then.
 
     Args:
-        planned_beside: The process whose turn it was when this one planned. The plan knows nothing of what that one
-            has made since.
-        executor: Snakemake's. That for Slurm has a name for its jobs, others have none.
+        planned_beside: The process that held the folder when this one planned. The plan does not include what that
+            process has made since.
+        executor: Snakemake's executor. The one for Slurm has a name for its jobs, others have none.
         code: The digest of each stage's code, where jobs wait in a queue.
-        specs: The specs of each study by their paths, which name the user's own files.
+        specs: The specs of each study by their paths; they name the user's own files.
     """
     jobs = getattr(executor, "run_uuid", "")
     try:
@@ -126,7 +126,7 @@ def _undo(signum: signal.Signals, handler: Any) -> None:
 
 
 def _interrupt_once(signum: int, _frame: FrameType | None) -> None:
-    """Let Snakemake end its jobs; a second Ctrl-C is for the jobs alone, since the work after their end must finish."""
+    """Let Snakemake end its jobs; a second Ctrl-C reaches only the jobs, since the work after their end must finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _interruptions.append(signum)
@@ -143,16 +143,16 @@ def _interrupt_all(signum: int, frame: FrameType | None) -> None:
 
 
 def _end_early(held: HeldLock) -> None:
-    """Release the folder when Snakemake ends by an error of its own.
+    """Release the folder when Snakemake ends with an error of its own.
 
-    The names of jobs in a queue stay noted, so that the next main process finds these jobs and ends them.
+    The names of jobs in a queue stay recorded, so that the next main process finds and ends these jobs.
     """
     held.settled = held.settled and not held.jobs
     _turn.close()
 
 
 def end() -> None:
-    """Give the folder back."""
+    """Release the folder."""
     _turn.close()
     atexit.unregister(_end_early)
 
@@ -163,10 +163,10 @@ def was_interrupted() -> bool:
 
 
 def end_in_failure(failed: Iterable[Any]) -> None:
-    """Give the folder back, and exit with a code that tells what became of Snakemake's failed jobs, or groups of them.
+    """Release the folder, and exit with a code that tells how Snakemake's failed jobs, or groups of jobs, ended.
 
-    The code is 2 where every failed job said in one line what a person can change, 130 after a Ctrl-C or a SIGTERM.
-    Snakemake's own, 1, stays for the rest.
+    The code is 2 where every failed job named in one line something that the user can change, and 130 after a Ctrl-C or
+    a SIGTERM. All other failures keep Snakemake's own code, 1.
     """
     end()
     if _interruptions:
@@ -177,7 +177,7 @@ def end_in_failure(failed: Iterable[Any]) -> None:
 
 
 def _refusal(log: Path) -> str:
-    """Return what a job said that a person can change; where a full disk kept its log empty, say it here."""
+    """Return a job's line on something that the user can change; print it where a full disk kept the log empty."""
     said = refusal(log)
     if not said and log.is_file() and not log.stat().st_size and shutil.disk_usage(log.parent).free < _ROOM:
         said = f"error: {log}: the disk is full, and nothing could be written; free some space and run again"
@@ -195,8 +195,8 @@ def look_back(
 ) -> None:
     """Add existing artefacts to the history and keep a copy of the report, before jobs replace it and afterwards.
 
-    A history that can't be written is a warning: results are worth more than the record of them. Jobs that follow read
-    a snapshot of it.
+    A history that can't be written is only a warning: results are worth more than their record. The jobs that follow
+    read a snapshot of it.
     """
     try:
         merge(results, study, [Path(manifest) for manifest in manifests])
@@ -208,10 +208,10 @@ def look_back(
 
 
 def main_elsewhere() -> Holder | None:
-    """Return the main process of this checkout if it runs on another host; the history then belongs to it.
+    """Return the main process of this checkout if it runs on another host; only that process uses the history then.
 
-    A database that one host writes to must not be opened on another: their views of it, over a shared file system, are
-    not the same.
+    A database that one host writes to must not be opened on another: over a shared file system, their views of it
+    differ.
     """
     main = holder(Path.cwd())
     return main if main is not None and main.host != socket.gethostname() else None

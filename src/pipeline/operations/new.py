@@ -1,4 +1,4 @@
-"""Command `new`: a commented study for a file of one's own, after a look at the file."""
+"""Command `new`: write a commented study for a user's own file, after a look at the file."""
 
 import re
 from argparse import Namespace
@@ -20,10 +20,10 @@ from pipeline.operations.new_network import study_of_network
 from pipeline.operations.new_points import study_of_points
 from pipeline.operations.studies import CONFIG, in_checkout
 
-#: What writes the text of a study for a file, by its ending.
+#: The function that writes the text of a study for a file, by the file's ending.
 WRITERS: dict[str, Callable[[str, Path], str]] = {
     **dict.fromkeys(FORMATS, study_of_points),
-    # Of .npz files those that hold no images are points.
+    # Files in .npz that hold no images are points.
     **dict.fromkeys((ending for ending in ARRAY_READERS if ending not in FORMATS), study_of_set),
     **dict.fromkeys(READERS, study_of_mesh),
     ".onnx": study_of_network,

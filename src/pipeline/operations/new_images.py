@@ -23,7 +23,7 @@ MOST_NAMES = 12
 
 
 def study_of_images(name: str, path: Path) -> str:
-    """Look at the head of every image, count those of each class, and write a study that learns them."""
+    """Look at the head of every image, count the images of each class, and write a study that trains on them."""
     test = path / "test" if (path / "test").is_dir() else path / "val"
     files = {part: _files(folder) for part, folder in (("train", path / "train"), ("test", test))}
     n_train, n_test = (sum(map(len, files[part].values())) for part in PARTS)
@@ -53,7 +53,7 @@ def study_of_images(name: str, path: Path) -> str:
 
 
 def holds_images(path: Path) -> bool:
-    """Whether an .npz file holds one of the arrays of an image set, rather than columns of points."""
+    """Whether an .npz file holds one of the arrays of an image set, instead of columns of points."""
     try:
         with zipfile.ZipFile(path) as file:
             return any(f"{name}.npy" in file.namelist() for name in ARRAYS)
@@ -62,12 +62,12 @@ def holds_images(path: Path) -> bool:
 
 
 def holds_idx_files(path: Path) -> bool:
-    """Whether a folder holds one of the four IDX files, rather than a folder of images for each class."""
+    """Whether a folder holds one of the four IDX files, instead of a folder of images for each class."""
     return any((path / f"{name}{ending}").exists() for name in FILES.values() for ending in ("", ".gz"))
 
 
 def study_of_set(name: str, path: Path) -> str:
-    """Read images from a file of arrays or a folder of four IDX files, and write a study that learns them."""
+    """Read images from a file of arrays or a folder of four IDX files, and write a study that trains on them."""
     if path.is_dir():
         images, dataset = (
             load_idx_images(directory=path, cache=Path()),
@@ -96,7 +96,7 @@ def _counted(by_class: dict[str, int]) -> str:
 
 
 def _study(name: str, told: list[str], dataset: Mapping[str, object], n_train: int) -> str:
-    """The text of a study that trains on nine images of ten and validates on the tenth."""
+    """Return the text of a study that trains on nine of ten images and validates on the tenth."""
     validation = max(1, n_train // 10)
     return filled(
         "study_of_images.yaml.jinja",
@@ -114,7 +114,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _head(file: Path) -> tuple[int, int, str]:
-    """Width, height and Pillow's mode of an image, of which no pixel is read."""
+    """Return width, height and Pillow's mode of an image, without reading a pixel."""
     from PIL import Image
 
     require_file(file)
@@ -128,7 +128,7 @@ def _head(file: Path) -> tuple[int, int, str]:
 
 
 def _shortened(names: Iterable[str]) -> str:
-    """All names, or the first ones and how many more there are."""
+    """List all names, or the first ones and the number of the others."""
     shown = list(names)
     rest = len(shown) - MOST_NAMES
     return ", ".join(shown[:MOST_NAMES]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -9,7 +9,7 @@ from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.operations.templates import filled
 from pipeline.runtime.foretelling import NodeLimits, foretold_job
 
-#: Triangles for each wavelength at the longest edge, where errors are about a percent.
+#: Triangles per wavelength at the longest edge; errors are then about a percent.
 PER_WAVELENGTH = 10.0
 TOLERANCE = 1e-5
 
@@ -19,7 +19,7 @@ def study_of_mesh(name: str, path: Path) -> str:
     mesh, diagnosis = load_usable_mesh(path)
     extents = np.ptp(mesh.vertices.numpy(), axis=0)
     longest, shortest = (float(f(mesh.diameters.numpy())) for f in (np.max, np.min))
-    # Two digits, downwards, so that at least as many triangles as are told resolve the wave.
+    # Two digits, rounded down, so that the wave has at least as many triangles as the text says.
     wavenumber = _downwards(2 * math.pi / (PER_WAVELENGTH * longest))
     told, *findings = str(diagnosis).splitlines()
     return filled(
@@ -47,7 +47,7 @@ def _downwards(value: float) -> float:
 
 
 def _bytes(n: int, task: str) -> int:
-    """Return the bytes that the larger of a matrix's two jobs gets."""
+    """Return the memory, in bytes, for the larger of a matrix's two jobs."""
     facts = {"name": "mesh", "n": n, "dimension": 3}
     spec = {"task": task, "factor": {"tolerance": 1e-2}}
     node = NodeLimits(n_bytes=math.inf, processes=2)

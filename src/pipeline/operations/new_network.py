@@ -11,19 +11,19 @@ from pipeline.operations.templates import filled
 from pipeline.operations.text import size
 
 SAMPLES = 32
-LARGE = 3 * 64 * 64  # numbers of a sample: sixty times of 64 larger ones take minutes
+LARGE = 3 * 64 * 64  # numbers in a sample; with larger samples, sixty timings of a batch of 64 take minutes
 
 
 def study_of_network(name: str, path: Path) -> str:
-    """Look at a network, write noise in the shape of its inputs beside the study, and a study of both."""
+    """Look at a network, write noise in the shape of its inputs beside the study, and write a study of both."""
     import onnx
 
-    from pipeline.data.samples import noise  # which needs torch
+    from pipeline.data.samples import noise  # imports torch
 
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except Exception as error:  # protobuf and the checker have a dozen kinds
+    except Exception as error:  # protobuf and the checker raise a dozen kinds
         raise ConfigError(
             f"{path}: no ONNX network ({' '.join(str(error).split())[:200]}); export it again"
         ) from None

@@ -17,15 +17,15 @@ from pipeline.operations.templates import filled
 from pipeline.operations.text import size
 from pipeline.runtime.foretelling import foretell
 
-#: Rows among which duplicates are looked for.
+#: Number of rows among which duplicates are searched.
 MOST_COMPARED = 10**6
-#: Compression, and the residual of the solution. Rows of the exact matrix meet the second one where the first is some
-#: thousand times tighter: small eigenvalues enlarge what compression leaves out.
+#: Tolerances of compression and of the solution's residual. Rows of the exact matrix meet the second only if the first
+#: is some thousand times tighter, because small eigenvalues enlarge the compression error.
 TOLERANCE = 1e-7
 SOLVE_TOLERANCE = 1e-3
 FACTOR_TOLERANCE = 1e-2
 GRID_LINES = 100  # along the longer side
-#: Names of columns that are symbols of units; single letters that are often names of other things are left out.
+#: Column names that are symbols of units; single letters that often name other things are left out.
 UNITS = ("mm", "cm", "m", "km", "K", "degC", "°C", "Pa", "hPa", "kPa", "g", "kg", "t", "s", "h", "Hz", "W", "kW",
          "V", "%", "m/s", "km/h", "mm/h", "mm/day", "W/m2", "kg/m3", "mg/l", "mg/kg", "ppm")  # fmt: skip
 
@@ -75,15 +75,15 @@ def study_of_points(name: str, path: Path) -> str:
 
 
 def _key(column: str) -> str:
-    """A column's name as that of a matrix."""
+    """Turn a column's name into a name for its matrix."""
     safe = "".join(mark if mark.isascii() and (mark.isalnum() or mark in "_-") else "_" for mark in column)
     safe = safe.lstrip("_-")[:40]
-    # YAML takes what looks like a number, or yes and no, for something else than text.
+    # YAML does not read numbers, or yes and no, as text.
     return safe if safe and safe[0].isalpha() and len(safe) > 3 else f"values_{safe}".rstrip("_")
 
 
 def _numeric(table: OpenTable) -> tuple[list[str], list[str]]:
-    """The columns that begin with a number, and the others; one without a name is the number of a row, and neither."""
+    """The columns that begin with a number, and the others; an unnamed column numbers the rows and is in neither."""
     table.require_names()
     numeric, others, found = [], [], ""
     for column in filter(None, table.columns):
@@ -111,19 +111,19 @@ def _coordinates(table: OpenTable, numeric: list[str]) -> tuple[list[str], bool]
         return named, on_globe or table.crs == "EPSG:4326"
     likely = sorted(numeric, key=_beside)
     n = sum(not _beside(column) for column in numeric)
-    # Beside two other columns at most, a height is the value and they are coordinates.
+    # With at most two other columns, the height is the value and the others are the coordinates.
     n += n <= 2 and any(without_unit(column) in HEIGHTS for column in numeric)
     return likely[: max(1, min(3, n - 1))], False
 
 
 def _beside(column: str) -> int:
-    """Rank columns as values: 0 for what may be measured, then heights, then labels."""
+    """Rank columns as values: 0 for possible measurements, then heights, then labels."""
     name = without_unit(column)
     return 2 if name in LABELS else int(name in HEIGHTS)
 
 
 def _unit(table: OpenTable, column: str) -> str:
-    """The key of a unit that is a column's name or stands in brackets behind it, where the file tells none itself."""
+    """Return the key for a unit that is a column's name or follows it in brackets; empty where the file tells one."""
     name = column.strip()
     found = re.search(r"\[([^]]*)\]$|\(([^)]*)\)$", name)
     unit = name if name in UNITS else " ".join((found[1] or found[2] or "").split()) if found else ""
@@ -160,7 +160,7 @@ def _extent(look: Look, coordinates: list[str]) -> float:
 
 
 def _spacing(look: Look, coordinates: list[str]) -> float:
-    """A round number that makes some hundred lines of the longer side."""
+    """Return a round number that divides the longer side into about a hundred lines."""
     wanted = _extent(look, coordinates) / GRID_LINES
     unit = 10.0 ** math.floor(math.log10(wanted))
     return unit * next(step for step in (1, 2, 5, 10) if step * unit >= wanted * (1 - 1e-12))

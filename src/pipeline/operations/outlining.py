@@ -1,4 +1,4 @@
-"""Make the outline of a study, by validating it."""
+"""Make the outline of a study by validating it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipeline.operations.kept_outline import Outline
 
 
 def outline_of(config: Mapping[str, Any], default: Path) -> Outline:
-    """Validate a study and say what its rules need; see `outline`."""
+    """Validate a study and return the data that its rules need; see `outline`."""
     study = load_study(config, default)
     parts = specs(study)
     return Outline(

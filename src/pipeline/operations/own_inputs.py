@@ -1,4 +1,4 @@
-"""What a study reads of somebody's own, looked at before anything runs: points, meshes, images and networks."""
+"""Checks of a user's own files before anything runs: points, meshes, images and networks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ Specs = Mapping[str, Mapping[str, Any]]
 
 
 def require_readable(specs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Read a study's own files as its stages will, by its specs; those of a matrix are there together.
+    """Read a study's own files as its stages will, by its specs; the specs of a matrix must be given together.
 
     Raises:
         ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.
@@ -69,7 +69,7 @@ def _network(specs: Specs, name: str) -> None:
     wanted, outputs = ((), ()) if own.package is not None else onnx_shapes(Path(own.path))
     if own.package is not None:
         PACKAGED[own.package].path()
-    if own.inputs == PHOTOGRAPHS:  # of a package's network alone
+    if own.inputs == PHOTOGRAPHS:  # they exist only for a network of the package
         return
     samples = open_samples(Path(own.inputs))
     labels = open_labels(Path(own.labels), len(samples)) if own.labels else None
@@ -90,7 +90,7 @@ def _network(specs: Specs, name: str) -> None:
 
 
 def _require_shape(found: Sequence[int], wanted: Sequence[int | None], own: OwnNetwork) -> None:
-    """Compare the shape of samples with what the network's file tells of its input."""
+    """Compare the shape of samples with the input shape in the network's file."""
     fits = len(found) == len(wanted) and all(
         size in (None, there) for size, there in zip(wanted[1:], found[1:], strict=True)
     )
@@ -103,7 +103,7 @@ def _require_shape(found: Sequence[int], wanted: Sequence[int | None], own: OwnN
 
 
 def _outputs(network: nn.Module, samples: np.ndarray[Any, Any], own: OwnNetwork) -> int:
-    """How many outputs a network has for the first sample."""
+    """Return the number of a network's outputs for the first sample."""
     first = single(samples[:1])
     try:
         with torch.no_grad():
@@ -119,7 +119,7 @@ def _outputs(network: nn.Module, samples: np.ndarray[Any, Any], own: OwnNetwork)
     return int(found.shape[1]) if found.ndim > 1 else 1
 
 
-#: The section of a study that a spec is of, and what looks at it, by the first part of the spec's path.
+#: The study's section behind a spec, and the function that checks it, by the first part of the spec's path.
 LOOKS: dict[str, tuple[str, Callable[[Specs, str], None]]] = {
     "dataset": ("dataset", _images),
     "points": ("matrices.{}.points", _points),

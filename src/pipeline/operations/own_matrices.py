@@ -1,4 +1,4 @@
-"""What a study asks of a matrix, looked at before anything runs: vectors, predictions, held-out parts and kernels."""
+"""Checks of what a study asks of a matrix, before anything runs: vectors, predictions, held-out parts and kernels."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ NO_RASTER = "predict: a GeoTIFF needs a regular grid of rows and columns; set pr
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a matrix's points before a stage makes them."""
+    """Knowledge of a matrix's points before a stage makes them."""
 
     section: Any
 
@@ -57,7 +57,7 @@ class _Known:
 
     @property
     def n(self) -> int | None:
-        """How many points are not held out; None where only a stage can tell."""
+        """The number of points that are not held out; None where only a stage can tell."""
         if isinstance(self.section, FilePoints) and self.rows is not None:
             return len(self.rows.points)
         if isinstance(self.section, FilePoints | Places):
@@ -75,7 +75,7 @@ class _Known:
 
     @cached_property
     def corners(self) -> Array | None:
-        """Least and greatest coordinates, in degrees on the globe; of a large file those of its first rows."""
+        """Least and greatest coordinates, in degrees on the globe; for a large file, those of its first rows."""
         if isinstance(self.section, FilePoints):
             part = self.rows or next(self.section.open().parts())
             places = part.points if part.degrees is None else part.degrees
@@ -88,7 +88,7 @@ class _Known:
 
 
 def look_at(specs: Mapping[str, Mapping[str, Any]], name: str) -> None:
-    """Raise ConfigError if vectors, predictions or held-out points that are asked of a matrix don't fit its points."""
+    """Raise ConfigError if vectors, predictions or held-out points of a matrix don't fit its points."""
     asked = SolveSpec.model_validate(specs[f"solve/{name}"])
     known = _Known(PointsSpec.model_validate(specs[f"points/{name}"]).points)
     fitted = CompressSpec.model_validate(specs[f"compress/{name}"]).fit is not None
@@ -135,7 +135,7 @@ def usable_kernels(study: Study) -> None:
 
 
 def _few(matrix: Matrix) -> Array | None:
-    """A few points: the first ones of a file, or random ones in as many coordinates; None where nothing is known."""
+    """A few points: the first ones of a file, or random ones of the same dimension; None where nothing is known."""
     section = matrix.points
     if isinstance(section, FilePoints):
         return next(section.open().parts()).points[: kernels.TRIED].copy()

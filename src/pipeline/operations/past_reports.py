@@ -1,4 +1,4 @@
-"""Former reports of a study: Snakemake removes a page before it makes the next one, which may then fail."""
+"""Past reports of a study: Snakemake removes a page before it makes the next one, and making that may fail."""
 
 import json
 import os
@@ -13,7 +13,7 @@ NAME = re.compile(r"\d{8}T\d{6}(-[0-9a-f]{8})?$")
 
 
 def kept() -> int:
-    """How many are kept: `PARSIMONY_PAST_REPORTS`, or ten."""
+    """Number of past reports to keep: `PARSIMONY_PAST_REPORTS`, or ten."""
     try:
         return max(int(os.environ["PARSIMONY_PAST_REPORTS"]), 0)
     except (KeyError, ValueError):
@@ -21,7 +21,7 @@ def kept() -> int:
 
 
 def keep_report(folder: Path, n: int | None = None) -> Path | None:
-    """Copy the report of a study's folder to its past ones, and leave the newest `n` of these, or `kept()` without it.
+    """Copy a study's report to its past reports, and keep the newest `n` of them, by default `kept()`.
 
     Returns:
         Where the copy is, or None where there is no complete report.
@@ -39,7 +39,7 @@ def keep_report(folder: Path, n: int | None = None) -> Path | None:
         draft = past / f".{name}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         past.mkdir(parents=True, exist_ok=True)
-        # Files alone, by plain copies: a link in the report would be followed to what it isn't.
+        # Only files, by plain copies: a link in the report might lead to something else.
         draft.mkdir()
         for file in report.iterdir():
             if file.is_file() and not file.is_symlink():
@@ -51,7 +51,7 @@ def keep_report(folder: Path, n: int | None = None) -> Path | None:
 
 
 def past_reports(folder: Path) -> list[Path]:
-    """The former reports of a study, newest first."""
+    """The past reports of a study, newest first."""
     found = (
         path for path in (folder / PAST_REPORTS).glob("*") if NAME.match(path.name) and not path.is_symlink()
     )

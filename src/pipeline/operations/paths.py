@@ -1,4 +1,4 @@
-"""Paths that have to be there, or free to be written to, before anything runs."""
+"""Paths that must exist, or be free to be written to, before anything runs."""
 
 import os
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from pipeline.errors import ArtifactError, errors_about
 
 
 def own_files(files: Mapping[str, str]) -> None:
-    """Raise ConfigError, which names the key of the study, if one of the user's own files may not be read."""
+    """Raise ConfigError, naming the key of the study, if one of the user's own files may not be read."""
     for key, file in files.items():
         with errors_about(key):
             require_file(Path(file))
 
 
 def results_folder(path: Path) -> None:
-    """Raise ArtifactError if a file or a dead link is in the results' way, or their folder may not be written to."""
+    """Raise ArtifactError if a file or a dead link is in the results' place, or their folder may not be written to."""
     if path.is_symlink() and not path.exists():
         raise ArtifactError(
             f"{path}: a link to {os.readlink(path)}, which isn't there; make that folder or remove the link"

@@ -1,7 +1,7 @@
-"""Command `rerun`: a study from cron, a timer or Slurm, with nobody watching.
+"""Command `rerun`: run a study from cron, a timer or Slurm, without anybody watching.
 
-One line says what happened, and the exit code what of it matters: 0, the results are up to date; 1, they are not; 2,
-what was asked for makes no sense. Everything else is in a log of its own.
+One line says what happened, and the exit code sums it up: 0, the results are up to date; 1, they are not; 2, the
+request makes no sense. Everything else is in a log of its own.
 """
 
 import json
@@ -34,7 +34,7 @@ LOGS = Path("logs") / "rerun"
 
 
 def run(options: Namespace) -> int:
-    """Rerun a study unless something of it still runs; return 0 if it is up to date now, 1 if it isn't."""
+    """Rerun a study unless a part of it still runs; return 0 if it is up to date now, 1 if it isn't."""
     study = read_study(options.study)
     profile = find_profile(options.profile)
     try:
@@ -71,7 +71,7 @@ def _rerun(study: StudyFile, profile: Path | None, options: Namespace) -> tuple[
 
 
 def command_of(study: Path, profile: Path | None, cores: int | None) -> list[str]:
-    """The command that runs a study; a profile that says neither where nor on how many cores gets all of them."""
+    """Return the command that runs a study; with a profile that names neither executor nor cores, it uses all cores."""
     # --configfile takes every word up to the next option.
     command = [sys.executable, "-m", "snakemake", "--configfile", str(study), "--nocolor"]
     settings: set[str] = set()
@@ -84,11 +84,11 @@ def command_of(study: Path, profile: Path | None, cores: int | None) -> list[str
 
 
 def _snakemake(command: list[str], log: Path, keep: int) -> int:
-    """Run it into a log and return its exit code, or the negative number of the signal that ended either.
+    """Run a command into a log and return its exit code, or the negative number of a signal that ended either process.
 
-    Whoever ends this process ends it too, with all that it runs here or has in a queue.
+    A signal to this process ends the command too, with all its jobs here and in a queue.
     """
-    # What a job of Slurm that runs this was given is not what the jobs of the study are to be given.
+    # A Slurm job may run this; its settings must not reach the jobs of the study.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -99,7 +99,7 @@ def _snakemake(command: list[str], log: Path, keep: int) -> int:
     asked: list[int] = []
 
     def pass_on(signum: int, _frame: FrameType | None) -> None:
-        # No exception: it could come in the midst of the start, when nobody knows yet what to end.
+        # No exception: it could be raised during the start, when nobody knows yet what to end.
         asked.append(signum)
         for process in started:
             _interrupt(process)
@@ -123,26 +123,26 @@ def _snakemake(command: list[str], log: Path, keep: int) -> int:
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Do what Ctrl-C does in a terminal: Snakemake then cancels its jobs, where SIGTERM would have it wait for them."""
+    """Act like Ctrl-C in a terminal: Snakemake then cancels its jobs, while SIGTERM would make it wait for them."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
 
 
 def jobs_in(log: str) -> str:
-    """How many jobs were done, as the last line of our logger tells."""
+    """Return the number of finished jobs from the last line of our logger."""
     done = re.findall(r"^\S+: (\d+) of \d+ jobs? done", log, flags=re.MULTILINE)
     return counted(int(done[-1]) if done else 0, "job")
 
 
 def failure_in(log: str) -> str:
-    """The first line that says why, and the rules that failed; nothing if the log doesn't tell."""
+    """Return the first line with a reason, and the rules that failed; empty if the log has neither."""
     rules = list(dict.fromkeys(re.findall(r"^Error in rule (\w+)", log, flags=re.MULTILINE)))
     errors = re.findall(r"^ *error: (.*)$", log, flags=re.MULTILINE)
     return (f" in {', '.join(rules)}" if rules else "") + (f": {errors[0]}" if errors else "")
 
 
 def _moved(metrics: Path) -> str:
-    """How many figures the report flags."""
+    """Return how many figures the report flags."""
     try:
         history = json.loads(metrics.read_text(encoding="utf-8"))["history"] or {}
         changes, n_figures = history["changes"], history["n_figures"]

@@ -1,7 +1,7 @@
 """Command `schedule`: entries for reruns in the user's crontab, systemd or scrontab.
 
-An entry is a template of `workflow/schedule` with its blanks filled in. In a crontab, lines above and below name the
-checkout and the study, so that it is found again and nothing else is touched.
+An entry is a template in `workflow/schedule` with its blanks filled in. In a crontab, lines above and below the entry
+name the checkout and the study, so that it is found again and nothing else is touched.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from pipeline.operations.studies import StudyFile, find_profile, read_study
 
 TEMPLATES = Path("workflow") / "schedule"
 DEFAULT_TIME = {"crontab": "30 3 * * *", "scrontab": "30 3 * * *", "timer": "*-*-* 03:30:00"}
-# What a scheduler's bare environment lacks, and the programs and libraries of a study are found by.
+# Variables that a scheduler's bare environment lacks, and by which a study finds its programs and libraries.
 WHERE_THINGS_ARE = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "SLURM_CONF")
 CRON_FIELD = re.compile(r"[0-9A-Za-z*/,-]+\Z")
-# The words of cronie, Debian's cron and Slurm, and of busybox; any other failure may hide a table that is there.
+# The words of cronie, Debian's cron, Slurm and busybox; any other failure may mean that a table exists.
 NO_TABLE = re.compile(r"(?i)\bno s?crontab for\b|can't open '[^']*': no such file")
 CALENDAR = re.compile(
     r"(minutely|hourly|daily|weekly|monthly|quarterly|semiannually|yearly|annually)\Z"
@@ -58,7 +58,7 @@ def run(options: Namespace) -> None:
 
 
 def scheduled_run(study: StudyFile, options: Namespace) -> dict[str, str]:
-    """What the blanks of a template are filled with: what runs, where and when, quoted as the scheduler wants it."""
+    """Return the values for the blanks of a template: what runs, where and when, quoted as the scheduler needs it."""
     time = options.at or DEFAULT_TIME[options.scheduler]
     timer = options.scheduler == "timer"
     fields = time.split()
@@ -85,7 +85,7 @@ def scheduled_run(study: StudyFile, options: Namespace) -> dict[str, str]:
         command = " ".join('"' + _escaped(word) + '"' for word in words)
         where = str(Path.cwd()).replace("%", "%%")
     else:
-        # cron turns % into a line break wherever it stands, in quotes as well.
+        # cron turns % into a line break wherever it stands, even in quotes.
         command, where = (
             text.replace("%", r"\%") for text in (shlex.join(words), shlex.quote(str(Path.cwd())))
         )
@@ -97,7 +97,7 @@ def _escaped(word: str) -> str:
 
 
 def fill(template: str, entry: Mapping[str, str]) -> str:
-    """A template with its blanks filled in, each once and by nothing that is filled in again."""
+    """Fill in the blanks of a template in one pass; a value that looks like a blank stays as it is."""
     text = (TEMPLATES / template).read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda blank: entry[blank.group(1)], text)
 
@@ -115,7 +115,7 @@ def _words(done: subprocess.CompletedProcess[str]) -> str:
 
 
 class Tables:
-    """The user's crontab or scrontab, which are read and replaced whole."""
+    """The user's crontab or scrontab, which is always read and replaced as a whole."""
 
     def __init__(self, name: str, entry: Mapping[str, str], program: str) -> None:
         self.program, self.begin, self.end = program, f"# begin {name}", f"# end {name}"
@@ -126,7 +126,7 @@ class Tables:
         return f"the {self.program}"
 
     def _divided(self) -> tuple[list[str], list[str]]:
-        """What lies between the marks, and all other lines."""
+        """Return the lines between the marks, and all other lines."""
         done = _ran(self.program, "-l")
         if done.returncode != 0 and not NO_TABLE.search(done.stderr + done.stdout):
             raise ConfigError(f"{self.program} -l: {_words(done)}")
@@ -147,11 +147,11 @@ class Tables:
             raise ConfigError(f"{self.program} refused the entry: {_words(done)}")
 
     def install(self) -> None:
-        """Put the entry in, in place of a former one."""
+        """Add the entry, in place of a former one."""
         self._write([*self._divided()[1], *self.text.splitlines()])
 
     def remove(self) -> bool:
-        """Take the entry out; False if there is none."""
+        """Remove the entry; False if there is none."""
         own, others = self._divided()
         if own:
             self._write(others)
@@ -163,7 +163,7 @@ class Tables:
 
 
 class Units:
-    """Two files for systemd of the user."""
+    """Two files for the user's systemd."""
 
     def __init__(self, name: str, entry: Mapping[str, str]) -> None:
         home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
@@ -181,7 +181,7 @@ class Units:
         """Write the files and start the timer."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, text in self.files.items():
-            file.unlink(missing_ok=True)  # a link is not followed
+            file.unlink(missing_ok=True)  # so that a link is not followed
             file.write_text(text, encoding="utf-8")
         _systemctl("daemon-reload")
         _systemctl("enable", "--now", self.timer)

@@ -1,4 +1,4 @@
-"""Which files are small enough to be read before anything runs."""
+"""Files that are small enough to be read before anything runs."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def is_small(name: str) -> bool:
 
 
 def _sizes(path: Path) -> Iterator[int]:
-    """Sizes of the files that a path names; what is not there is left to whoever reads it."""
+    """Sizes of the files that a path names; missing files are left to whoever reads them."""
     if path.is_dir():
         for folder, _, files in os.walk(path, followlinks=True):
             for file in files:

@@ -24,17 +24,17 @@ class StudyFile:
 
     @property
     def name(self) -> str:
-        """The study's name, which is that of its folder of results."""
+        """The study's name, which is also that of its results folder."""
         return self.study.study
 
     @property
     def folder(self) -> Path:
-        """Where its results are."""
+        """The folder of its results."""
         return RESULTS / self.name
 
     @property
     def command(self) -> str:
-        """What a person types to run it."""
+        """The command that runs it."""
         return f"snakemake --cores all --configfile {self.path}"
 
 
@@ -49,7 +49,7 @@ def read_study(wanted: str) -> StudyFile:
     in_checkout()
     if wanted.endswith((".yaml", ".yml")):
         path = Path(wanted)
-        # NAME.yaml is the file in `config` where none lies here.
+        # NAME.yaml means the file in `config` where there is none here.
         path = CONFIG / path if path == Path(path.name) and not path.exists() else path
     elif SAFE.match(wanted):
         path = CONFIG / f"{wanted}.yaml"
@@ -66,7 +66,7 @@ def namesakes(study: StudyFile) -> list[Path]:
     found = []
     for path in sorted(CONFIG.glob("*.yaml")):
         with contextlib.suppress(ConfigError, OSError):
-            # To parse every study would take longer than all else that looks at one.
+            # Parsing every study would take longer than all other checks.
             if study.name.encode() not in path.read_bytes() or path.samefile(study.path):
                 continue
             if read_yaml(path).get("study") == study.name:

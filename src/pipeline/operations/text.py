@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Align rows below a header; the columns in `right` to their right."""
+    """Align rows below a header; columns whose numbers are in `right` are right-aligned."""
     table = [header, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = (

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 
 
 def tell(line: str) -> None:
-    """Print a line to stderr, and never into a line that another thread is printing.
+    """Print a line to stderr, but never in the middle of a line that another thread is printing.
 
-    Snakemake's handlers of log records write a record and the end of its line one after the other.
+    Snakemake's handlers write a log record and its line end in two steps.
     """
     with ExitStack() as quiet:
         for handler in logging.getLogger("snakemake.logging").handlers:

@@ -1,6 +1,6 @@
-"""The page of a study whose jobs did not all succeed: it shows what is there, and tells what is missing and why.
+"""The page of a study with failed jobs: it shows the results that exist, and tells what is missing and why.
 
-A run of chosen targets, which makes no page, says how to get it.
+After a run of chosen targets, which makes no page, a line tells how to get it.
 """
 
 import json
@@ -15,17 +15,17 @@ from typing import Any
 from pipeline.operations.live.tail import last_lines, refusal
 from pipeline.operations.told import tell
 
-#: The folder beside that of the report.
+#: The folder beside the one of the report.
 FOLDER = "unfinished"
 
 
 def leave_page(
     study: str, spec: Mapping[str, Any], dag: Any, failed: Iterable[Any], results: Path = Path("results")
 ) -> None:
-    """Write the page of what is there after jobs have failed, and print where it is.
+    """Write the page of the existing results after jobs have failed, and print where it is.
 
-    Only a run that would have made the report, whose spec this is, leaves one. A page that can't be written is a
-    warning: the failure of the jobs is what counts.
+    Only a run that would have made the report leaves such a page; `spec` is the report's spec. A page that can't be
+    written is only a warning: the failure of the jobs is what counts.
     """
     folder = results / study
     missing = missing_artefacts(dag, failed, folder, beside=spec["beside"])
@@ -58,7 +58,7 @@ def leave_page(
 
 
 def tell_how_to_get_the_page(study: str, dag: Any, results: Path = Path("results")) -> None:
-    """Print what makes the page after a run whose targets, or what these need, did not ask for it."""
+    """Print how to make the page, after a run whose targets and their inputs did not include it."""
     folder = results / study
     if not any("report" in _artefacts_of(job, folder) for job in dag.jobs):
         tell(
@@ -75,9 +75,9 @@ def clear_page(study: str, results: Path = Path("results")) -> None:
 def missing_artefacts(
     dag: Any, failed: Iterable[Any], folder: Path, beside: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Return what was to be made and was not, by its path below the study's folder, each with the reason.
+    """Return each artefact that was to be made and is missing, by its path below the study's folder, with the reason.
 
-    The pages of the studies `beside` it count, too, by their paths below the folder of all results.
+    The pages of the studies `beside` it count too, by their paths below the folder of all results.
     """
     groups = [list(getattr(one, "jobs", [one])) for one in failed]
     culprits = {job: len(group) for group in groups for job in group}

@@ -1,4 +1,4 @@
-"""Options of Snakemake that make no sense for this workflow: each is refused with what serves instead."""
+"""Options of Snakemake that make no sense for this workflow: each is refused, and the error names a replacement."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ INSTEAD = {
 
 
 def refuse_unsupported(arguments: Sequence[str]) -> None:
-    """Raise ConfigError if such an option is on Snakemake's command line."""
+    """Raise ConfigError if an unsupported option is on Snakemake's command line."""
     for word in arguments:
         option = word.partition("=")[0]
         if option in INSTEAD:

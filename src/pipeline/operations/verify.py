@@ -1,4 +1,4 @@
-"""Command `verify`: an archive of a study, or a folder of results, checksum by checksum."""
+"""Command `verify`: check an archive of a study, or a folder of results, checksum by checksum."""
 
 import sys
 from argparse import Namespace
@@ -13,7 +13,7 @@ MOST_LINES = 50
 
 
 def run(options: Namespace) -> int:
-    """Print what was verified and return 0, or a line for everything that is not as it was written, and 2."""
+    """Print what was verified and return 0, or print a line for every file that was altered or lost and return 2."""
     path = options.path
     if not path.exists():
         raise ArtifactError(f"{path}: there is no such file or folder")

@@ -8,7 +8,7 @@ from pipeline.operations.text import duration
 from pipeline.report.formatting import shorten
 from pipeline.runtime.words import counted
 
-# Letters that are shown of what a job said last: enough for a result, and no table's row.
+# Letters shown of a job's last line: enough for a result, and too few for a row of a table.
 LONGEST = 110
 
 
@@ -53,7 +53,7 @@ def closing(progress: JobProgress, now: float, *, interrupted: bool, drawn: bool
     if failed:
         names = ", ".join(_name(progress, job) for job in failed[:5]) + (", ..." if len(failed) > 5 else "")
         return f"{done}, {len(failed)} failed ({names}). Mend what is said above, then run the same command again."
-    whole = progress.count(Phase.DONE) >= progress.total  # else something else ended it, and has said so
+    whole = progress.count(Phase.DONE) >= progress.total  # otherwise another error ended it and was printed
     return f"{done} in {duration(now - progress.begin)}" if whole and not drawn else ""
 
 

@@ -1,4 +1,4 @@
-"""How long a study will still take."""
+"""The time that a study will still take."""
 
 import json
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from pipeline.operations.live.state import JobProgress, Phase
 
 
 def seconds_left(progress: JobProgress, past: Mapping[str, float], now: float) -> float | None:
-    """Estimate the seconds until all jobs are done; None while nothing tells how long jobs take.
+    """Estimate the seconds until all jobs are done; None while no job's duration is known.
 
-    A job takes as long as the finished ones of its rule did, in this run or else in past ones; a rule that nobody has
-    seen finish, as long as all others on average. As many jobs run at a time as did so far on average.
+    A job is expected to take as long as the finished jobs of its rule, in this run or else in past ones. For a rule
+    without finished jobs, the average of all rules counts. The number of parallel jobs is the average so far.
     """
     known = dict(past) | {rule: fmean(seconds) for rule, seconds in progress.spent.items()}
     if not known:
@@ -30,7 +30,7 @@ def seconds_left(progress: JobProgress, past: Mapping[str, float], now: float) -
 
 
 def past_seconds(snapshot: Path) -> dict[str, float]:
-    """Read from the history's snapshot how long a job of each rule took; return nothing if there is none."""
+    """Read from the history's snapshot how long a job of each rule took; return nothing if there is no snapshot."""
     seconds: dict[str, list[float]] = {}
     try:
         for entry in json.loads(snapshot.read_text(encoding="utf-8")):

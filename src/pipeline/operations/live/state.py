@@ -1,4 +1,4 @@
-"""What is known of a study's jobs, event by event."""
+"""The state of a study's jobs, updated event by event."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from pipeline.operations.live.tail import newest
 
 Stamp = tuple[int, int] | None
 
-# Between two looks at the logs of a cluster's jobs, which may be many, on a file system that all nodes share.
+# Between two looks at the logs of a cluster's jobs: they may be many, and their file system is shared by all nodes.
 SECONDS_BETWEEN_LOOKS = 5.0
 
 
@@ -28,10 +28,10 @@ class Phase(Enum):
 
 @dataclass
 class Job:
-    """One job that was started, what its log said last, and when it was heard of, submitted or began to run at last.
+    """One job: its last line in the log, and when it was last started, submitted, or seen to begin.
 
-    Any other `stamp` of the log, its size and time, than that at submission is a sign of life. Clocks of nodes may
-    differ, so no time is compared with this machine's.
+    A change of the log's `stamp`, its size and time, since submission is a sign of life. Clocks of nodes may differ, so
+    no time of a file is compared with this machine's clock.
     """
 
     rule: str = ""
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def small(self) -> bool:
-        """Whether the job is one of very many that end too soon to be shown."""
+        """Whether the job belongs to a rule with very many jobs that are too short to be shown."""
         return self.rule == "freeze_spec"
 
 
@@ -54,7 +54,7 @@ class Job:
 class JobProgress:
     """All jobs of a run: how many of each rule are planned, and how many seconds each finished one took.
 
-    The run is `remote` where its jobs go to a cluster; `looked` is when the logs of waiting ones were read last.
+    The run is `remote` if its jobs go to a cluster; `looked` is when the logs of waiting jobs were read last.
     """
 
     begin: float
@@ -67,20 +67,20 @@ class JobProgress:
 
     @property
     def study(self) -> str:
-        """What the run is called: its study, or the studies that it computes."""
+        """The name of the run: its study, or the studies that it computes."""
         return " and ".join(self.studies)
 
     def called(self, job: Job) -> str:
-        """What a job is called beside others: with its study, where there are several."""
+        """The name of a job among others: with its study, where there are several."""
         return ": ".join(filter(None, (job.study, job.name))) if len(self.studies) > 1 else job.name
 
     @property
     def total(self) -> int:
-        """How many jobs there are in all."""
+        """The number of all jobs."""
         return sum(self.planned.values())
 
     def count(self, phase: Phase) -> int:
-        """How many jobs are in a phase."""
+        """The number of jobs in a phase."""
         return sum(job.phase is phase for job in self.jobs.values())
 
     def in_phase(self, phase: Phase) -> list[Job]:
@@ -88,11 +88,11 @@ class JobProgress:
         return sorted((job for job in self.jobs.values() if job.phase is phase), key=lambda job: job.since)
 
     def plan(self, counts: Mapping[str, int]) -> None:
-        """Learn how many jobs of each rule there are; "total" is none, nor is the rule that only asks for others."""
+        """Set the number of jobs of each rule, without the entry "total" and the rule that only requests the others."""
         self.planned = Counter({rule: n for rule, n in counts.items() if rule not in ("total", "all")})
 
     def start(self, ids: Sequence[int], now: float) -> None:
-        """Note that jobs were given to the executor, perhaps once more."""
+        """Record that jobs were given to the executor, perhaps again."""
         for number in ids:
             job = self.jobs.setdefault(number, Job())
             job.phase, job.since = Phase.WAITING if self.remote else Phase.RUNNING, now
@@ -101,7 +101,7 @@ class JobProgress:
     def describe(
         self, number: int, rule: str, wildcards: Mapping[str, str], log: Sequence[str], *, local: bool
     ) -> None:
-        """Learn what a job is."""
+        """Set the description of a job."""
         if rule == "all":
             self.jobs.pop(number, None)
             return
@@ -116,19 +116,19 @@ class JobProgress:
             job.phase = Phase.RUNNING
 
     def finish(self, number: int, now: float) -> None:
-        """Note that a job is done."""
+        """Record that a job is done."""
         job = self.jobs.get(number)
         if job is not None and job.phase is not Phase.DONE:
             job.phase = Phase.DONE
             self.spent.setdefault(job.rule, []).append(now - job.since)
 
     def fail(self, number: int) -> None:
-        """Note that a job failed; it may be started again."""
+        """Record that a job failed; it may be started again."""
         if number in self.jobs:
             self.jobs[number].phase = Phase.FAILED
 
     def look(self, now: float) -> None:
-        """See which waiting jobs have written to their logs, every few seconds."""
+        """Check, every few seconds, which waiting jobs have written to their logs."""
         if now - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = now

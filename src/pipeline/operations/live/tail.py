@@ -17,14 +17,14 @@ def last_lines(path: Path | None, n: int) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    # A carriage return starts a line over: what stands behind the last one is what a terminal would show.
+    # A carriage return starts a line over: a terminal would show only the text after the last one.
     lines = (line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n"))
     shown = ("".join(letter for letter in line if letter.isprintable()).strip() for line in lines)
     return [line for line in shown if line][-n:]
 
 
 def refusal(path: Path) -> str:
-    """Return the line with which a job refused to go on; nothing where its log tells of a fault of the program."""
+    """Return the line with which a job refused to go on; an empty text where its log shows a fault of the program."""
     lines = last_lines(path, 50)
     told = [line for line in lines if line.startswith("error: ")]
     faulty = any(line.startswith("Traceback (most recent call last)") for line in lines)

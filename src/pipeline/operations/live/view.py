@@ -1,4 +1,4 @@
-"""How progress looks: a line of counts, a bar, and a row for every running job."""
+"""The look of progress: a line of counts, a bar, and a row for every running job."""
 
 import time
 from collections import Counter
@@ -48,7 +48,7 @@ def draw(
     left = seconds_left(progress, past, now) if done < total else None
     if left is not None:
         head.append(f", about {duration(left)} left", style="cyan")
-    # Padded, since a bar alone ends no line.
+    # In a padding, since a bar alone does not end its line.
     bar = Padding(ProgressBar(total=max(total, 1), completed=done), 0)
     parts: list[Text | Table | Padding] = [head, bar]
     if running:
@@ -58,7 +58,7 @@ def draw(
         table.add_column(no_wrap=True, justify="right")
         table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
         for job in running[:n_rows]:
-            # As text: a log may hold what looks like markup.
+            # A plain text, because a log may hold characters that look like markup.
             told = Text(progress.last_said(job, now))
             table.add_row(job.rule, Text(progress.called(job)), duration(now - job.since), told)
         parts.append(table)

@@ -1,4 +1,4 @@
-"""Files of text with blanks: studies that `new` writes, and the page of `explain_network`."""
+"""Text files with blanks: studies that `new` writes, and the page of `explain_network`."""
 
 import json
 from typing import Any
