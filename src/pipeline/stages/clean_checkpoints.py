@@ -1,4 +1,4 @@
-"""Stage `clean_checkpoints`: remove what interrupted trainings left behind."""
+"""Stage `clean_checkpoints`: remove the checkpoints of interrupted trainings."""
 
 from argparse import Namespace
 
@@ -7,7 +7,7 @@ from pipeline.runtime.words import counted
 
 
 def run(options: Namespace) -> None:
-    """Delete all checkpoints below the given folder, but those of trainings that are running."""
+    """Delete all checkpoints below the given folder, except those of running trainings."""
     n_removed = n_kept = 0
     for checkpoint in CheckpointFolder.all(options.checkpoints):
         lock = checkpoint.try_lock(0.0)

@@ -1,4 +1,4 @@
-"""Stage `compress`: a kernel matrix as an H2 matrix, divided among processes, its error measured on exact rows."""
+"""Stage `compress`: compress a kernel matrix into an H2 matrix on all processes; measure its error on exact rows."""
 
 import time
 from argparse import Namespace
@@ -31,12 +31,12 @@ from pipeline.stages.parts.spec import read_spec
 from pipeline.stages.parts.tensors import tensor
 from pipeline.stages.parts.work import CompressedMatrix, foretold_of, require_memory, work_of_compression
 
-SMALLEST_NUGGET = 1e-3  # of the values' variance, in a fit: it bounds the condition number
+SMALLEST_NUGGET = 1e-3  # in a fit, relative to the values' variance: it bounds the condition number
 
 
 @dataclass(frozen=True)
 class KernelWithNugget:
-    """A kernel with the nugget that goes with it."""
+    """A kernel with its nugget."""
 
     kernel: kernels.Kernel
     nugget: float = 0.0
@@ -73,8 +73,8 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     relative_error = operator.error_estimate()
     levels, (blocks, left_out) = operator.level_table(), operator.shown_blocks()
     work = work_of_compression(matrices.values(), seconds, foretold.compress_bytes, communicator)
-    # The dense matrix that one would otherwise store has a row per unknown; boundary elements compress more, the
-    # kernel between their quadrature points.
+    # The dense alternative has a row per unknown. For boundary elements the compressed matrix is larger: the kernel
+    # between their quadrature points.
     n = points.facts_as(PointsFacts).n
     notes = [*covariance.notes, *operator.notes]
     if left_out:
@@ -147,7 +147,7 @@ def _matrices(
     communicator: Communicator,
     progress: Progress | None,
 ) -> tuple[Mapping[str, CompressedMatrix], tuple[NearField, OwnTriangles] | None]:
-    """Compress what is solved with, and for boundary elements what preconditions; with the near field of these."""
+    """Compress the matrix to solve with, and for boundary elements a preconditioner; return their near field too."""
     kernel, tolerance = covariance.kernel, spec.compress.tolerance
     if spec.task not in ("capacitance", "scattering"):
         with together(communicator):
@@ -196,7 +196,7 @@ def _precision(matrix: CompressedMatrix) -> str:
 def _everybodys_covariance(
     spec: CompressSpec, points: Artifact, communicator: MpiCommunicator
 ) -> KernelWithNugget:
-    """Return the kernel and the nugget as the study wants them, the same on all processes; collective."""
+    """Return the kernel and the nugget that the study asks for, the same on all processes; collective."""
     kernel = spec.kernel
     if not isinstance(kernel, kernels.Stationary):
         return KernelWithNugget(kernel, spec.nugget)
@@ -219,7 +219,7 @@ def _fitted(
     points: Artifact,
     communicator: Communicator,
 ) -> KernelWithNugget:
-    """Return the kernel and the nugget of greatest likelihood, the same on all processes; collective."""
+    """Return the kernel and the nugget of maximum likelihood, the same on all processes; collective."""
     start = time.perf_counter()
     process = kriging.fitted(points, kernel, spec.compress.tolerance, SMALLEST_NUGGET, asked, communicator)
     fit = FittedCovariance(

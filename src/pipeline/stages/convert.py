@@ -1,6 +1,6 @@
-"""Stage `convert`: a trained network at half precision, and what that cost.
+"""Stage `convert`: convert a trained network to half precision, and measure the loss.
 
-A network comes from the stage `train`, from a package that carries a trained one, or from a file of somebody's own:
+A network comes from the stage `train`, from a package with a trained network, or from a user's own file:
 `python -m pipeline convert --onnx FILE --inputs IMAGES.npy --labels LABELS.npy --output FOLDER/manifest.json`, or the
 same from a study's `precision.networks`, with `--spec`.
 """
@@ -34,13 +34,13 @@ from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.own_networks import budget_of, named, network_of, samples_of
 from pipeline.stages.parts.spec import read_spec, written
 
-CALIBRATION_SAMPLES = 4096  # a tenth of a point is four of them
+CALIBRATION_SAMPLES = 4096  # four of them are a tenth of a percentage point
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What is converted, images with their classes to calibrate and test it, and what the result says of it."""
+    """A network to convert, images with their classes to calibrate and test it, and its description for the result."""
 
     module: nn.Module
     calibration: tuple[Tensor, Tensor | None]
@@ -48,7 +48,7 @@ class _Source:
     n_bytes: int  # of the network's file
     run: str
     seed: int | None
-    labelled_by: str  # the file or artefact that the classes are from
+    labelled_by: str  # the file or artefact with the classes
 
 
 def run(options: Namespace) -> None:
@@ -77,15 +77,15 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
     images, test_labels = source.test
     with torch.no_grad():
         before = _in_parts(source.module, images)
-    # By the project's own routines, whose sums don't depend on the number of threads: the same bits everywhere.
+    # By the project's own routines: their sums don't depend on the number of threads, so all machines agree bit by bit.
     calibration_logits = network.float_twin()(samples)
-    n_before = network.n_saturated  # the converter ran the calibration set
+    n_before = network.n_saturated  # so far the converter has run only the calibration set
     after = network(images)
     n_saturated = network.n_saturated - n_before
     errors = {error.layer: error for error in network.layer_errors(images[:ERROR_SAMPLES])}
     with written(options, "half_network", own or {}) as draft:
         draft.save_tensors("weights", network.tensors())
-        draft.save_tensors("complete", network.parameters)  # what errors are measured against
+        draft.save_tensors("complete", network.parameters)  # errors are measured against these
         draft.save_json("plan", network.plan())
         draft.save_json("layers", [_row(layer, errors[layer.name]) for layer in network.layers])
         draft.save_array("calibration_logits", calibration_logits.numpy())
@@ -165,7 +165,7 @@ def _of_study(options: Namespace) -> _Source:
 
 
 def _of_network(own: OwnNetwork) -> _Source:
-    """A network that is trained already; the first half of the samples calibrates it, the other tests it."""
+    """A network that is trained already; the first half of the samples calibrates it, the other half tests it."""
     module, n_bytes = network_of(own)
     samples, labels = samples_of(own)
     half = (len(samples) + 1) // 2

@@ -10,9 +10,9 @@ from pipeline.stages.parts.spec import read_spec, written
 
 
 def run(options: Namespace) -> None:
-    """Read the images, split them by seed, and note the mean and deviation of the training pixels."""
+    """Read the images, split them by seed, and record the mean and deviation of the training pixels."""
     spec = read_spec(options.spec, ImageData)
-    # Where fetched data stays between studies.
+    # Downloaded data stays in this folder, for all studies.
     images, parts = spec.load(Path(os.environ.get("PARSIMONY_DATA", ".data")))
     train = images.train_images[parts.train]
     with written(options, "dataset", spec) as draft:

@@ -1,4 +1,4 @@
-"""Stage `points`: where the rows of a matrix are, and what is known there."""
+"""Stage `points`: the places of a matrix's rows, and the values known there."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -80,7 +80,7 @@ def _generated(draft: Draft, spec: Generated) -> PointsFacts:
 
 
 def _own_mesh(draft: Draft, spec: OwnMesh) -> PointsFacts:
-    """A mesh of a file, diagnosed before anything is computed on it."""
+    """A mesh of a file, checked before anything is computed on it."""
     path = Path(spec.path)
     mesh, diagnosis = load_usable_mesh(path)
     told = str(diagnosis) if diagnosis.is_closed else str(diagnosis).replace("error: ", "taken as a screen: ")

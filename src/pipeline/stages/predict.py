@@ -1,4 +1,4 @@
-"""Stage `predict`: the batch from which each method loses, from the noise that it measured at a small one."""
+"""Stage `predict`: predict the batch from which each method loses, from the noise measured at a small batch."""
 
 import math
 from argparse import Namespace
@@ -18,19 +18,19 @@ from pipeline.training.noise_scale import critical_batch, noise_scale
 
 
 class _Recipe(BaseModel):
-    """What the spec of a training run tells of its batches."""
+    """The part of a training run's spec on its batches."""
 
     batch_size: int
 
 
 class _Trained(BaseModel):
-    """What the spec of a trained network tells of its run."""
+    """The part of a trained network's spec on its run."""
 
     run: _Recipe
 
 
 def run(options: Namespace) -> None:
-    """Predict for each method; no network of a larger batch is looked at."""
+    """Make a prediction for each method, without reading any network of a larger batch."""
     spec = read_spec(options.spec, PredictSpec)
     networks = [Artifact.open(path, "network") for path in options.networks]
     methods = {}

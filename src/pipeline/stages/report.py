@@ -1,4 +1,4 @@
-"""Stage `report`: collect what the study found, and write its page."""
+"""Stage `report`: collect the results of the study, and write its page."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from pipeline.stages.parts.spec import read_spec
 
 
 def run(options: Namespace) -> list[Path]:
-    """Write `index.html` and `metrics.json`, and return the manifests that were read, of which none need be named."""
+    """Write `index.html` and `metrics.json`; return the manifests that were read, whether they were named or found."""
     spec = read_spec(options.spec, ReportSpec)
     folder = options.output.parent.parent
     missing = _missing(options.missing)
@@ -43,7 +43,7 @@ def run(options: Namespace) -> list[Path]:
     metrics, arrays = collect(spec, found, rules, made_from, history, missing, beside)
     with create(options.output, kind="report", spec=spec, provenance=origin) as draft:
         draft.save_text("index.html", render(metrics, arrays))
-        # Without a picture's worth of blocks, which hold no number that anyone compares; other pages have their own.
+        # Without the blocks of the pictures, which hold no number to compare; other studies have their own metrics.
         alone = metrics.model_copy(update={"beside": {}})
         blocks = {"matrices": {"__all__": {"structure"}}}
         draft.save_json("metrics", alone.model_dump(mode="json", exclude=blocks))
@@ -52,7 +52,7 @@ def run(options: Namespace) -> list[Path]:
 
 
 def _missing(file: Path | None) -> list[Missing]:
-    """What the main process noted as missing after jobs had failed."""
+    """Read which artefacts the main process recorded as missing after jobs had failed."""
     if file is None:
         return []
     noted = json.loads(file.read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def _missing(file: Path | None) -> list[Missing]:
 
 
 def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> HistoryMetrics | None:
-    """Every artefact against those of its name that came before it, had the same specs and the same machine."""
+    """Compare every artefact with earlier ones of its name that had the same specs and the same machine."""
     earlier: dict[str, list[HistoryEntry]] = {}
     for entry in read_snapshot(snapshot) if snapshot is not None else []:
         earlier.setdefault(entry.artefact, []).append(entry)
@@ -70,7 +70,7 @@ def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> 
     comparisons: list[Comparison] = []
     since: dict[str, None] = {}
     respecified: list[str] = []
-    # What the last page had already is not told again.
+    # Changes that the last page showed are not shown again.
     reported = max((entry.date for entry in earlier.get("report", [])), default="")
     for path in manifests:
         now = entry_of(path, folder, lineages=lineages)
@@ -116,7 +116,7 @@ def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]
 
 
 def _rules(folder: Path, artefacts: Iterable[Path]) -> list[RuleCost]:
-    """What each artefact's job cost, from the benchmark files that Snakemake left beside them."""
+    """The cost of each artefact's job, from Snakemake's benchmark files beside the artefacts."""
     rows = []
     for manifest in artefacts:
         job = manifest.parent.relative_to(folder.parent)

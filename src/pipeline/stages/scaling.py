@@ -19,7 +19,7 @@ REPEATS = 5
 
 
 def run(options: Namespace) -> None:
-    """Compress, multiply, factorize and solve for every size, on one thread."""
+    """Compress, multiply, factorize and solve at every size, on one thread."""
     spec = read_spec(options.spec, Scaling)
     kernel = kernels.Matern(nu=0.5, length_scale=spec.length_scale)
     rows = []

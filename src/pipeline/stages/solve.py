@@ -1,4 +1,4 @@
-"""Stage `solve`: factorize, solve on all processes, and answer the matrix's question."""
+"""Stage `solve`: factorize and solve on all processes, and answer the matrix's question."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -63,7 +63,7 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
     factor_tolerance = spec.factor.tolerance
     if spec.task == "sample":
         require_drawable(spec.samples or 1, points.facts_as(PointsFacts).n)
-    if spec.task in ("logdet", "sample"):  # the factorization is the answer, and no preconditioner
+    if spec.task in ("logdet", "sample"):  # the factorization is the answer, not just a preconditioner
         factor_tolerance = min(factor_tolerance, compress.tolerance)
     foretold = foretold_of(
         points, compress.tolerance, factor_tolerance, communicator.size,
@@ -91,8 +91,8 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
         )
     with watch.part("solve"):
         solution, info = _solution(problem, factorization, spec.solve, communicator)
-    # A matrix of low rank puts on its diagonal what columns leave out: small eigenvalues, which the determinant weighs
-    # as much as large ones, are not those of the exact matrix, whatever the tolerance of products.
+    # A low-rank matrix replaces what its columns leave out by a diagonal. Its small eigenvalues are then not those of
+    # the exact matrix, whatever the tolerance of products, and the determinant weighs them as much as large ones.
     told = factorization.kind == "cholesky" and isinstance(factorization, DistributedFactorization)
     logdet = factorization.logdet() if told else None
     given = "values at the points" if points.has("values") else "ones"

@@ -1,8 +1,8 @@
 """Stage `time_layers`: how much faster each layer got, why, and at what error.
 
-Routines are chosen by measurement first, for each batch size anew; the converted network itself stays as it is, so that
-results which are computed from it don't depend on the weather on this machine. Times, errors and predictions are all of
-the plans that were chosen here.
+Routines are first chosen by measurement, separately for each batch size. The converted network itself stays as it is,
+so that results computed from it don't depend on the load of this machine. Times, errors and predictions all belong to
+the plans chosen here.
 """
 
 from argparse import Namespace
@@ -45,12 +45,12 @@ from pipeline.stages.parts.spec import read_spec, written
 
 VERIFICATION_SAMPLES = 4096
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
-SECONDS_PER_SAMPLE = 0.05  # wanted samples times this are when disturbed ones are no longer replaced
+SECONDS_PER_SAMPLE = 0.05  # after this time for each wanted sample, disturbed samples are no longer replaced
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """Samples to choose plans with, what the network gave for them before it was rounded, and others for a test."""
+    """Samples to choose plans with, the network's outputs for them before rounding, and other samples for a test."""
 
     inputs: Tensor
     labels: Tensor | None
@@ -60,7 +60,7 @@ class _Samples:
 
 
 def run(options: Namespace) -> None:
-    """Measure the machine's roofs, choose routines, then time every layer at both precisions beside each other."""
+    """Measure the machine's roofs, choose routines, then time every layer at both precisions side by side."""
     spec = read_spec(options.spec, Timing) if options.spec is not None else Timing()
     converted = Artifact.open(options.network, "half_network")
     budget = Budget(points=spec.budget_points)
@@ -74,7 +74,7 @@ def run(options: Namespace) -> None:
     device = choose_device(spec.device)
     n = spec.min_samples
     choosing = Sampling(n_samples=n, seconds_at_most=n * SECONDS_PER_SAMPLE)
-    # So many are promised of the times alone; all routines of a large network would take minutes for them.
+    # So many samples are guaranteed only for the final times; for all routines of a large network that takes minutes.
     timing = replace(choosing, n_at_least=n)
     rows: list[LayerTiming] = []
     selections: list[Selection] = []
@@ -134,7 +134,7 @@ def run(options: Namespace) -> None:
 
 
 def _told(converted: Artifact, rows: list[LayerTiming], selections: list[Selection]) -> str:
-    """The job's result in a line: how much faster each plan is, and the largest error that they bring."""
+    """The job's result in a line: how much faster each plan is, and the largest error of all plans."""
     told: list[str] = []
     for selection in selections:
         mine = [row for row in rows if row.batch == selection.batch]
@@ -147,7 +147,7 @@ def _told(converted: Artifact, rows: list[LayerTiming], selections: list[Selecti
 
 
 def _network(converted: Artifact) -> HalfNetwork:
-    """The network as it was converted, with the weights that it had before they were rounded."""
+    """Return the network as it was converted, with its weights before rounding."""
     if "complete.safetensors" not in converted.manifest["files"]:
         raise ArtifactError(
             f"{converted.folder}: holds no complete.safetensors, which former versions did not keep; convert the "
@@ -159,7 +159,7 @@ def _network(converted: Artifact) -> HalfNetwork:
 
 
 def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> PlanTest:
-    """The errors of a plan, layer by layer, and what it makes of the test samples."""
+    """Return the errors of a plan, layer by layer, and its answers for the test samples."""
     n_before = network.n_saturated
     after = network(samples.test_inputs)
     n_saturated = network.n_saturated - n_before
@@ -178,7 +178,7 @@ def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> PlanTest
 
 
 def _samples(options: Namespace, converted: Artifact, own: OwnNetwork | None) -> _Samples:
-    """The samples that the converter had, in the same order, and those that are left for a test."""
+    """Return the converter's samples, in the same order, and the remaining ones for a test."""
     exact = torch.from_numpy(converted.array("calibration_logits").copy())
     n = len(exact)
     if options.inputs is not None and options.dataset is None:

@@ -1,4 +1,4 @@
-"""Stage `train`: one network, one seed, on the processes that started together."""
+"""Stage `train`: train one network with one seed, on the processes that started together."""
 
 import math
 import resource
@@ -41,17 +41,17 @@ from pipeline.training import (
     train,
 )
 
-# Of a checkpoint of a network that is trained and not yet judged: the records of its epochs.
+# Key in a checkpoint of a network that is trained and not yet judged; its value are the records of the epochs.
 TRAINED = "trained"
 
-# Training samples that the minimum's sharpness is measured on: the curvature of so many differs from that of all by
-# less than it does from seed to seed.
+# Training samples to measure the minimum's sharpness on: the curvature of so many differs less from that of all than it
+# does from seed to seed.
 SHARPNESS_SAMPLES = 1024
 
 
 @dataclass
 class Reporter:
-    """What is told and kept of a running training; only the first process speaks and writes."""
+    """The log and the records of a running training; only the first process prints and writes."""
 
     label: str
     progress: ProgressLine
@@ -62,7 +62,7 @@ class Reporter:
 
     @contextmanager
     def watched(self, path: Path | None, *, tensorboard: bool) -> Iterator[None]:
-        """Write the records of epochs to a file while they come."""
+        """Write the records of epochs to a file as they come."""
         if path is None or not self.speaks:
             yield
             return
@@ -70,17 +70,17 @@ class Reporter:
             yield
 
     def on_start(self, not_preconditioned: Sequence[str]) -> None:
-        """A line with the parameters that K-FAC passes through."""
+        """Print the parameters whose gradients K-FAC leaves as they are."""
         if self.speaks and not_preconditioned:
             print(f"{self.label}: K-FAC leaves these gradients as they are: {', '.join(not_preconditioned)}")
 
     def on_step(self, step: int, n_steps: int, loss: float) -> None:
-        """A progress line now and then."""
+        """Print a progress line now and then."""
         if self.speaks:
             self.progress.update(step, f"loss {loss:.3f}")
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """A line with the figures of an epoch."""
+        """Print the figures of an epoch."""
         self.history.append(record)
         if self.write is not None:
             self.write(record)
@@ -99,7 +99,7 @@ class Reporter:
 
 
 def run(options: Namespace) -> None:
-    """Train, going on from a checkpoint if a former job left one, and judge the result; on the test split only here."""
+    """Train, from the checkpoint of a former job if there is one, and judge the result; only here on the test split."""
     keep_freed_memory()
     label = f"{options.run}, seed {options.seed}"
     with errors_about(f"training.runs.{label}"):
@@ -107,7 +107,7 @@ def run(options: Namespace) -> None:
         device = choose_device(read_spec(options.spec, TrainingSpec).device, mpi.local_rank, label=label)
         members = members_of(mpi)
         if mpi.rank == 0 and mpi.size > 1:
-            # A launcher tells only the pid of one that dies.
+            # A launcher tells only the pid of a process that dies.
             print(f"{label}: {', '.join(map(str, members))}", flush=True)
         with termination() as interrupted, process_group(device, mpi) as communicator:
             _train(options, device, Counting(communicator), interrupted)
@@ -126,9 +126,9 @@ def _train(
     model = model_of(spec.model, dataset, options.seed).to(device)
     recipe = spec.run.recipe()
     n_steps = plan(recipe, n_samples=len(training), n_processes=communicator.size).n_steps
-    # What follows from a checkpoint depends on these alone; on the number of processes only by rounding, so a
-    # job may go on with another one. Then it is no longer bit-equal to an undisturbed run, but to 1e-5 as near as
-    # two runs with different numbers of processes are, and statistically the same.
+    # The continuation of a checkpoint depends only on these values, and on the number of processes only by rounding, so
+    # a job may continue with another number. The result is then no longer bit-equal to that of an undisturbed run, but
+    # within 1e-5 as close as two runs with different numbers of processes are, and statistically the same.
     identity = {
         "spec": spec.model_dump(mode="json"),
         "seed": options.seed,
@@ -183,7 +183,7 @@ def _train(
                 f"{label}: {stop}; checkpoint in {checkpoint.folder}, start the same job again to go on"
             ) from None
         except DivergenceError as divergence:
-            # A seed that diverges is a result of a study, which goes on with the others.
+            # A diverged seed is a result of a study, which continues with the other seeds.
             if reporter.speaks:
                 _write(options, spec, model, reporter.history, communicator, failure=str(divergence))
                 checkpoint.remove()
@@ -208,13 +208,13 @@ def _history_of(state: State | None) -> History:
 
 
 def _trained(model: Classifier, history: History, step: int) -> State:
-    """What is left to go on from after the last step, when the network is only judged."""
+    """Return the state to continue from after the last step, when the network is only to be judged."""
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     return State(tensors, {"step": step, TRAINED: [asdict(record) for record in history]})
 
 
 def _stop_if(interrupted: Callable[[], bool], device: torch.device, communicator: Communicator) -> None:
-    """Stop on all processes if any of them was asked to."""
+    """Stop on all processes if any of them was asked to stop."""
     asked = torch.tensor([float(interrupted())], device=device)
     communicator.all_reduce(asked)
     if asked:

@@ -1,4 +1,4 @@
-"""Stage `tune`: options of one training run, the best of some trials on the validation images."""
+"""Stage `tune`: choose the options of one training run, by trials on the validation images."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -93,10 +93,10 @@ def _trained(
     trials: list[Trial],
     score: Callable[[dict[str, float], int], Trial],
 ) -> Iterator[int]:
-    """Train what is left of the trials: each with the first seed, then the two best with further ones.
+    """Train the remaining trials: each with the first seed, then the two best with further seeds.
 
     Yields:
-        The number of each trial that has become longer.
+        The number of each trial that was trained or repeated.
     """
     for values in draws[len(trials) :]:
         trials.append(score(values, spec.seed))
@@ -111,20 +111,20 @@ def _trained(
 
 
 def finalists(trials: list[Trial]) -> list[int]:
-    """The trials of the highest validation accuracy with the first seed, at equal ones of the lowest loss."""
+    """The trials with the best validation accuracy for the first seed; at equal accuracies, the lowest loss decides."""
     return sorted(number for *_, number in sorted(_ranks(trials, [t.validation for t in trials]))[:FINALISTS])
 
 
 def best(trials: list[Trial]) -> int | None:
-    """The trial of the highest mean accuracy of those with most seeds; none where all diverged.
+    """The trial with the best mean accuracy among those with most seeds; None where all diverged.
 
-    At equal accuracies it is the one of the lowest loss.
+    At equal accuracies, it is the trial with the lowest loss.
     """
     return min(_ranks(trials, [trial.mean() for trial in trials]), default=(None,))[-1]
 
 
 def _ranks(trials: list[Trial], scores: list[Score | None]) -> list[tuple[int, float, float, int]]:
-    """What orders the trials that have a score, the best first, with the number of each."""
+    """Return a sort key for each trial that has a score, least for the best; its last part is the trial's number."""
     return [
         (-len(trial.repeats), -(score.accuracy or 0.0), score.loss or 0.0, number)
         for number, (trial, score) in enumerate(zip(trials, scores, strict=True))
@@ -133,7 +133,7 @@ def _ranks(trials: list[Trial], scores: list[Score | None]) -> list[tuple[int, f
 
 
 def _joined(trial: Trial, repeat: Trial) -> Trial:
-    """A trial and its repetition with another seed."""
+    """Join a trial and its repetition with another seed."""
     return trial.model_copy(
         update={
             "repeats": [*trial.repeats, *([repeat.validation] if repeat.validation else [])],
@@ -154,7 +154,7 @@ def _trial(
     interrupted: Callable[[], bool],
 ) -> Trial:
     model = model_of(spec.model, dataset, seed).to(training.labels.device)
-    # Nobody looks at the epochs of a trial: they are measured on one sample.
+    # Nobody looks at the epochs of a trial, so they are measured on one sample.
     recipe = replace(spec.run.with_values(values).recipe(), n_measured=1)
     start = perf_counter()
     try:

@@ -1,1 +1,1 @@
-"""What several stages do alike, one subject per file: a stage imports these and never another stage."""
+"""Code that several stages share, one subject per file: a stage imports these files and never another stage."""

@@ -1,4 +1,4 @@
-"""What a solution says of the question of its task: a function for each task that is solved for."""
+"""The answer of a solution to the question of its task: one function for each task."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ from pipeline.stages.parts.tensors import tensor
 
 
 def _kriging(solved: Solved) -> Answer:
-    """Predict the held-out values and a map with their uncertainty, and judge by the mean predictor."""
+    """Predict the held-out values and a map with their uncertainty, and compare with predicting the mean."""
     facts = solved.compressed.facts_as(OperatorFacts)
     return kriging.answer(
         solved.points, solved.kernel, facts.nugget, facts.compress.tolerance, solved.spec.predict,
@@ -33,7 +33,7 @@ def _kriging(solved: Solved) -> Answer:
 
 
 def _system(solved: Solved) -> Answer:
-    """Say how large the solution of a system is; its exact residual stands beside it."""
+    """Report the norm of a system's solution; its exact residual stands beside it."""
     norm = solved.norm(solved.solution)
     return Answer(
         SystemResult(
@@ -46,7 +46,7 @@ def _system(solved: Solved) -> Answer:
 
 
 def _logdet(solved: Solved) -> Answer:
-    """Say the logarithm of the determinant; the residual of a solve stands beside it."""
+    """Report the logarithm of the determinant; the residual of a solve stands beside it."""
     assert solved.factorization is not None
     n, logdet = solved.points.facts_as(PointsFacts).n, solved.factorization.logdet()
     return Answer(
@@ -75,7 +75,7 @@ def _sample(solved: Solved) -> Answer:
 
 
 def _classification(solved: Solved) -> Answer:
-    """Predict the test labels, and judge by the network's own soft-max head."""
+    """Predict the test labels, and compare with the network's own soft-max head."""
     tests, labels = (tensor(solved.points, name) for name in ("held_out_points", "held_out_labels"))
     predicted = solved.predicted(tests).argmax(dim=1)
     accuracy = float((predicted == labels).double().mean())

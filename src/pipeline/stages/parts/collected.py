@@ -35,7 +35,7 @@ from pipeline.report.runs import SECOND_ORDER
 
 Networks = Iterable[tuple[Artifact, NetworkFacts]]
 
-# What the page draws of a solution: held-out places and the map, or the far field of a wave.
+# Arrays of a solution that the page draws: held-out places and the map, or the far field of a wave.
 MAP_ARRAYS = (
     "longitude", "latitude", "values", "predicted", "std", "grid_longitude", "grid_latitude", "grid",
     "grid_std", "x", "y", "grid_x", "grid_y", "coverage_level", "coverage_found", "variogram_distance",
@@ -52,7 +52,7 @@ def collect(
     missing: Iterable[page.Missing] = (),
     beside: Mapping[str, page.Metrics] | None = None,
 ) -> tuple[page.Metrics, dict[str, NDArray[Any]]]:
-    """Gather the numbers and arrays that the page shows; what is missing is left out wherever it was named."""
+    """Gather the numbers and arrays that the page shows; missing artefacts are left out everywhere."""
     networks = [(artifact, artifact.facts_as(NetworkFacts)) for _, artifact in found.get("network", [])]
     dataset = next((artifact.facts_as(ImagesFacts) for _, artifact in found.get("dataset", [])), None)
     operators, solutions = dict(found.get("operator", [])), dict(found.get("solution", []))
@@ -124,13 +124,13 @@ class _Named(BaseModel):
     name: str
 
     def in_words(self) -> str:
-        """`{name: mixup, alpha: 0.4}` as "mixup (alpha 0.4)"."""
+        """Write `{name: mixup, alpha: 0.4}` as "mixup (alpha 0.4)"."""
         values = ", ".join(f"{key} {value}" for key, value in (self.model_extra or {}).items())
         return f"{self.name.replace('_', ' ')} ({values})"
 
 
 class _Recipe(BaseModel):
-    """What the page tells of a training run's spec."""
+    """The part of a training run's spec that the page shows."""
 
     optimizer: _Named
     batch_size: int
@@ -140,20 +140,20 @@ class _Recipe(BaseModel):
 
 
 class _Trained(BaseModel):
-    """What the page tells of the spec of a trained network: the page needs no code that trains."""
+    """The part of a trained network's spec that the page shows, so that the page needs no code that trains."""
 
     run: _Recipe
     model: _Named
 
 
 class _Timed(BaseModel):
-    """What the page tells of the spec of timed layers."""
+    """The part of the spec of timed layers that the page shows."""
 
     modes: list[str]
 
 
 class _Task(BaseModel):
-    """What the page tells of the spec of a matrix."""
+    """The part of a matrix's spec that the page shows."""
 
     task: str
 
@@ -193,7 +193,7 @@ def _run(
 
 def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[Span]) -> page.SeedResult:
     if facts.failure:
-        # What came before it is no result to compare others with.
+        # The epochs before it diverged are no result to compare others with.
         return page.SeedResult(diverged=facts.failure, alone=ran_alone(_span(network), spans))
     return page.SeedResult(
         history=network.rows_as("history", EpochRow),
@@ -222,7 +222,7 @@ def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -
     rows = timed.rows_as("timings", TimingRow) if timed else []
     shown = timed.spec_as(_Timed).modes[0] if timed else ""
     on_device = timed is not None and timed.keeps("device_timings.json")
-    # What counts although it was disturbed shows work that no manifest tells of.
+    # Samples that count although they were disturbed show work that no manifest tells of.
     disturbed = any(row.n_disturbed for row in rows)
     return page.Converted(
         seed=facts.seed,

@@ -1,4 +1,4 @@
-"""Figures of a training that somebody watches: JSON lines, and TensorBoard's files where they are asked for."""
+"""Figures of a training while it runs: JSON lines, and TensorBoard's files on request."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -11,9 +11,9 @@ from pipeline.training import EpochRecord, History, JSONLines, to_tensorboard
 
 @contextmanager
 def curves(path: Path, history: History, *, tensorboard: bool) -> Iterator[Callable[[EpochRecord], None]]:
-    """Write the epochs that a former job has done, and yield what writes the record of each further one.
+    """Write the epochs that a former job has finished, and yield a function that writes each further record.
 
-    TensorBoard's files come to a folder of the same name as that of the JSON lines, without its suffix.
+    TensorBoard's files go to a folder named like the file of JSON lines, without its suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = _writer(path.with_suffix("")) if tensorboard else None

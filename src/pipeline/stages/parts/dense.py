@@ -1,4 +1,4 @@
-"""What dense algebra would take in place of a hierarchical matrix: measured on some rows, and scaled up."""
+"""The time of dense algebra in place of a hierarchical matrix: measured on some rows, and scaled up."""
 
 import time
 
@@ -7,15 +7,15 @@ import torch
 
 from pipeline.stages.parts.solved import Solved
 
-ROWS = 2048  # measured: 34 MB, a tenth of a second
+ROWS = 2048  # in the measured block: 34 MB, a tenth of a second
 
 
 def dense_seconds(solved: Solved, n_columns: int) -> float | None:
-    """Foretell how long one process would evaluate, factorize and solve the dense matrix, were memory no matter.
+    """Estimate the time of one process to evaluate, factorize and solve the dense matrix, as if memory sufficed.
 
-    Entries take n² of the time of some rows' block, a Cholesky factorization n³ and a solve n². Small blocks run at a
-    lower rate than large ones, so that the true time is a little less. Only covariances are timed: of boundary
-    elements, whose entries are integrals, a block would tell nothing.
+    The time of a small block is scaled up: entries as n², a Cholesky factorization as n³, a solve as n². Small blocks
+    run at a lower rate than large ones, so the true time is a little less. Only covariances are timed: the entries of
+    boundary elements are integrals, for which a block would tell nothing.
     """
     kernel = solved.kernel
     if not solved.points.has("points") or not kernel.positive_definite or kernel.singular:
@@ -28,7 +28,7 @@ def dense_seconds(solved: Solved, n_columns: int) -> float | None:
     start = time.perf_counter()
     block = kernel(rows, rows)
     evaluated = time.perf_counter()
-    # Any matrix is factorized in the same time; this one is definite for certain.
+    # Any matrix takes the same time to factorize; this one is certainly definite.
     block.diagonal().add_(block.abs().sum(dim=1))
     ready = time.perf_counter()
     factor = torch.linalg.cholesky(block)

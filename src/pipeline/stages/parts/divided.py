@@ -1,4 +1,4 @@
-"""Artefacts of several processes: arrays that are divided by rows, and one manifest in the end."""
+"""Artefacts of several processes: arrays that are divided by rows, and one manifest at the end."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ from pipeline.stages.parts.spec import written
 
 
 def edges_of(n: int, communicator: Communicator) -> NDArray[np.int64]:
-    """Return where the rows of each process begin, shape (processes + 1,): about equally many for each."""
+    """Return where the rows of each process begin, shape (processes + 1,); all have about equally many."""
     return np.arange(communicator.size + 1, dtype=np.int64) * n // communicator.size
 
 
 def own_range(n: int, communicator: Communicator) -> tuple[int, int]:
-    """Return the first of this process's rows, and the one behind the last."""
+    """Return the first of this process's rows, and the one after its last."""
     first, last = edges_of(n, communicator)[communicator.rank :][:2].tolist()
     return first, last
 
 
 def own_rows(artifact: Artifact, name: str, communicator: Communicator) -> NDArray[Any]:
-    """Read this process's rows of an array, and no others, into memory."""
+    """Read only this process's rows of an array into memory."""
     return np.array(own_share(artifact.array(name), communicator))
 
 
@@ -47,9 +47,9 @@ def collected(own: NDArray[Any], communicator: Communicator) -> NDArray[Any]:
 def save_rows(
     draft: Draft | None, name: str, own: NDArray[np.generic], communicator: Communicator, unit: str = "1"
 ) -> None:
-    """Write an array of which each process has rows; process 0 writes them piece by piece as they arrive; collective.
+    """Write an array whose rows are divided; process 0 writes the pieces as they arrive; collective.
 
-    Types and trailing shapes are the same on all processes, of which process 0 alone has a draft.
+    Types and trailing shapes are the same on all processes; only process 0 has a draft.
     """
     counts = communicator.all_gather(torch.tensor([len(own)]))
     pieces = _in_turn(own, communicator)
@@ -70,7 +70,7 @@ def _in_turn(own: NDArray[np.generic], communicator: Communicator) -> Iterator[N
 
 
 def mean_and_deviation(own: Tensor, communicator: Communicator) -> tuple[float, float]:
-    """Return mean and standard deviation (of n - 1) of values that are divided; collective."""
+    """Return mean and standard deviation (divisor n - 1) of divided values; collective."""
     sums = torch.tensor([float(own.sum()), float(len(own))], dtype=torch.float64)
     communicator.all_reduce(sums)
     n = max(float(sums[1]), 1.0)
@@ -86,7 +86,7 @@ def created(
 ) -> Iterator[Draft | None]:
     """Write the artefact of a stage together; collective.
 
-    Process 0 has its draft, and its manifest appears when all processes have come to the end.
+    Process 0 yields its draft, and the manifest appears when all processes have reached the end.
     """
     if communicator.rank:
         with errors_of_the_disk(options.output.parent):

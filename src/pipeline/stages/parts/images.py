@@ -8,7 +8,7 @@ from pipeline.artifacts.store import Artifact
 from pipeline.stages.parts.tensors import tensor
 from pipeline.training import MappedImages, Samples
 
-# Bytes of normalized images that every process keeps.
+# Most bytes of normalized images that every process keeps in memory.
 MOST_IN_MEMORY = 2**30
 
 
@@ -24,7 +24,7 @@ def read_images(dataset: Artifact, part: str, n: int | None = None) -> tuple[Ten
 def samples_of(dataset: Artifact, part: str, device: torch.device, n: int | None = None) -> Samples:
     """The first `n` samples of one part, or all, for training and measuring.
 
-    Small sets are normalized once and lie on the device; large ones stay in their file until a step wants them.
+    Small sets are normalized once and kept on the device; large ones stay in their file until a step needs the images.
     """
     images = _mapped(dataset, part, device, n)
     labels = tensor(dataset, f"{part}_labels", n).to(device)

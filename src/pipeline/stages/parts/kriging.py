@@ -23,7 +23,7 @@ from pipeline.stages.parts.divided import collected, mean_and_deviation, own_ran
 from pipeline.stages.parts.predictions import AskedPlaces, corners_of, map_of, places_of
 from pipeline.stages.parts.solved import Answer, Arrays
 
-STEPS = 30  # of a fit, where a study does not say
+STEPS = 30  # of a fit, unless a study says otherwise
 MAP_DEGREES = 2.0
 MOST_MAP_CELLS = 720  # along a side of a map that the page shows
 LEVELS = tuple(level / 100 for level in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99))
@@ -37,10 +37,10 @@ def fitted(
     asked: Fit,
     communicator: Communicator,
 ) -> GaussianProcess:
-    """Return a Gaussian process fitted to the training values, standardized, or to as many as are asked for.
+    """Return a Gaussian process fitted to the standardized training values, or to as many of them as the study asks.
 
-    All processes fit together, and get the same parameters. Its notes say where a parameter ended at a bound, or where
-    the values say nothing of it.
+    All processes fit together, and get the same parameters. The notes of the process say which parameters ended at a
+    bound, and which ones the values tell nothing about.
     """
     places, values = own_rows(points, "points", communicator), _standardized(points, 0, communicator)[0]
     n, most = len(points.array("points")), asked.subsample
@@ -50,7 +50,7 @@ def fitted(
         own = chosen[(chosen >= first) & (chosen < last)] - first
         places, values = places[own], values[own]
     require_fittable(n if most is None else min(most, n))
-    # Standardized values have a variance of 1: the bound is the least ratio of noise to signal, or nearly so.
+    # Standardized values have a variance of 1: the bound is nearly the least ratio of noise to signal.
     process = GaussianProcess(
         kernel, tolerance=tolerance, bounds={"nugget": (smallest_nugget, 10.0)},
         max_iterations=asked.max_iterations or STEPS, random_state=asked.seed, communicator=communicator,
@@ -68,13 +68,13 @@ def answer(
     predict: Predict | None,
     communicator: Communicator,
 ) -> Answer:
-    """Predict the held-out values, a map and what a study asks for, all with standard deviations, and judge them.
+    """Predict the held-out values, a map and the places that a study names, all with standard deviations; score them.
 
-    Values, matrices and predictions are divided among the processes. The answer comes together on process 0; so do
-    points and values, for their variogram. Of its arrays `std` is the standard deviation of observations, noise
-    included, `grid_std` that of the field; `coverage_level` and `coverage_found` are the probabilities of central
-    intervals and how many held-out values they hold; the variograms are of the values and of their residuals when each
-    is left out, both standardized.
+    Values, matrices and predictions are divided among the processes. The answer is put together on process 0, and so
+    are points and values, for their variogram. Among its arrays, `std` is the standard deviation of observations, noise
+    included, and `grid_std` that of the field. `coverage_level` and `coverage_found` are the probabilities of central
+    intervals and the shares of held-out values in them. The variograms are those of the values and of their
+    leave-one-out residuals, both standardized.
     """
     facts = points.facts_as(PointsFacts)
     with together(communicator):
@@ -107,7 +107,7 @@ def answer(
         written = replace(asked.field, quantities=quantities, units={**asked.field.units, **told})
         files = {predict.file_name: written.write}
         found = found.model_copy(update={"predictions": predict.file_name, "n_predicted": len(asked.points)})
-    error = f"{found.rmse:.4g} {found.unit}".rstrip()  # where there is a unit
+    error = f"{found.rmse:.4g} {found.unit}".rstrip()  # the unit may be empty
     line = (
         f"{found.quantity} of {found.n_held_out} held-out places to {error} RMSE, "
         f"mean predictor {found.rmse_mean_predictor:.4g}; {found.coverage_95:.1%} lie in 95 % intervals"
@@ -116,7 +116,7 @@ def answer(
 
 
 def _corners(facts: PointsFacts, own: NDArray[np.float64], communicator: Communicator) -> NDArray[np.float64]:
-    """Return what `corners_of` says of the points of all processes; collective."""
+    """Return `corners_of` for the points of all processes; collective."""
     found = corners_of(facts, own) if len(own) else np.zeros((0, len(facts.coordinates) or own.shape[1]))
     ends = torch.cat(communicator.all_gather(torch.from_numpy(found))).numpy()
     return np.stack([ends[::2].min(axis=0), ends[1::2].max(axis=0)])
@@ -125,21 +125,21 @@ def _corners(facts: PointsFacts, own: NDArray[np.float64], communicator: Communi
 def _standardized(
     points: Artifact, column: int, communicator: Communicator
 ) -> tuple[NDArray[np.float64], float, float]:
-    """Return own training values, with the mean 0 and the variance 1 of all, and the mean and deviation taken off."""
+    """Return own training values, standardized by the mean and deviation of all, and this mean and deviation."""
     values = _own_column(points, "values", column, communicator)
     mean, deviation = mean_and_deviation(torch.from_numpy(values), communicator)
     return (values - mean) / (deviation or 1.0), mean, deviation or 1.0
 
 
 def _own_column(points: Artifact, name: str, column: int, communicator: Communicator) -> NDArray[np.float64]:
-    """Return own rows of one of several values, or of the only one, shape (own,)."""
+    """Return own rows of one of several columns of values, or of the only one, shape (own,)."""
     found = own_rows(points, name, communicator).astype(np.float64)
     return np.ascontiguousarray(found if found.ndim == 1 else found[:, column])
 
 
 @dataclass(frozen=True)
 class _Quantity:
-    """One of the values at the points: own rows, standardized by the mean and deviation of all, and a process of it."""
+    """One quantity at the points: own rows, standardized by the mean and deviation of all, and its Gaussian process."""
 
     points: Artifact
     process: GaussianProcess
@@ -154,7 +154,7 @@ class _Quantity:
     def predicted(
         self, places: NDArray[np.float64], communicator: Communicator
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and standard deviation at places that all processes have; on process 0 alone, collective."""
+        """Return mean and standard deviation at places known to all processes; on process 0 alone, collective."""
         mean, std = self.process.predict(own_share(places, communicator), return_std=True)
         return (
             collected(mean, communicator) * self.deviation + self.mean,
@@ -162,7 +162,7 @@ class _Quantity:
         )
 
     def judged(self, communicator: Communicator) -> tuple[KrigingResult | None, Arrays]:
-        """Predict the held-out values, and compare; on process 0 alone, collective."""
+        """Predict the held-out values and score them; on process 0 alone, collective."""
         mean, deviation = self.mean, self.deviation
         observed = _own_column(self.points, "held_out_values", self.column, communicator)
         held_out = own_rows(self.points, "held_out_points", communicator).astype(np.float64)
@@ -213,15 +213,15 @@ class _Quantity:
         known: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
         communicator: Communicator,
     ) -> Arrays:
-        """The field on the grid of a map, and where the held-out values are; nothing but in two dimensions.
+        """The field on the grid of a map, and the places of held-out values; nothing unless there are two dimensions.
 
-        What is `known` at the places that a study asks for is not predicted again where these are a grid.
+        Predictions in `known`, at the places that a study asks for, are used again where these places are a grid.
         On process 0 alone, collective.
         """
         on_globe = self.points.has("held_out_longitude")
         if not on_globe and facts.dimension != 2:
             return {}
-        # A data set on the globe covers it; a file may hold a part of it.
+        # A data set on the globe covers all of it, but a file may hold only a part.
         if on_globe and facts.name != "file":
             lines = [np.arange(-end, end, MAP_DEGREES) + MAP_DEGREES / 2 for end in (180.0, 90.0)]
             where = unit_vectors(*(part.ravel() for part in np.meshgrid(lines[1], lines[0], indexing="ij")))

@@ -14,7 +14,7 @@ from pipeline.stages.parts.divided import edges_of, own_range, own_rows, save_ro
 
 
 def own_triangles(points: Artifact, communicator: Communicator) -> OwnTriangles:
-    """Return this process's triangles of a mesh that was written by the stage `points`, and those near them."""
+    """Return this process's triangles of a mesh that the stage `points` has written, and the triangles near them."""
     triangles = points.array("triangles")
     first, last = own_range(len(triangles), communicator)
     return OwnTriangles.of(points.array("vertices"), triangles, first, last)
@@ -42,7 +42,7 @@ def save_near_field(
 def single_layer_of(
     compressed: Artifact, far: DistributedH2Matrix, communicator: Communicator
 ) -> DistributedSingleLayer:
-    """Put the operator of boundary elements together from what the stage `compress` has written; collective."""
+    """Assemble the operator of boundary elements from the files of the stage `compress`; collective."""
     safe = own_rows(compressed, "near_safe_diagonal", communicator)
     n = len(compressed.array("near_safe_diagonal"))
     first, last = own_range(n, communicator)
@@ -62,7 +62,7 @@ def single_layer_of(
 
 
 def in_words(kernel: Kernel) -> str:
-    """A kernel for reading: its name, and its parameters to four digits."""
+    """Write a kernel for readers: its name, and its parameters to four digits."""
     parameters = {key: value for key, value in kernel.to_dict().items() if key != "name"}
     words = ", ".join(
         f"{key} {value:.4g}"

@@ -1,4 +1,4 @@
-"""Networks of one's own or of a package, which are converted without a training."""
+"""Trained networks from a user's own file or from a package; they are converted without a training."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -11,12 +11,12 @@ from pipeline.data.samples import read_samples
 from pipeline.models.packaged import PACKAGED
 from pipeline.precision import Budget, onnx_module
 
-CROPS = 16  # of photographs; the first half calibrates, the other tests. A conversion takes 2.2 GB; with 64 of them 4.6
+CROPS = 16  # of photographs; the first half calibrates, the other tests. A conversion takes 2.2 GB; with 64 crops 4.6
 CROPS_SEED = 0
 
 
 def budget_of(own: OwnNetwork) -> Budget:
-    """What half precision may cost a network of one's own; a layer may add a quarter of the whole."""
+    """Return the loss that half precision may cause in a user's own network; a layer may add a quarter of it."""
     given = own.budget
     return Budget(
         points=given.points, layer_error=given.relative_error / 4, output_error=given.relative_error
@@ -24,7 +24,7 @@ def budget_of(own: OwnNetwork) -> Budget:
 
 
 def network_of(own: OwnNetwork) -> tuple[nn.Module, int]:
-    """The network as a module, and the bytes of its file."""
+    """Return the network as a module, and the bytes of its file."""
     if own.package is None:
         return onnx_module(Path(own.path)), Path(own.path).stat().st_size
     packaged = PACKAGED[own.package]
@@ -32,13 +32,13 @@ def network_of(own: OwnNetwork) -> tuple[nn.Module, int]:
 
 
 def named(path: Path, options: Namespace) -> OwnNetwork:
-    """A network with the samples, and perhaps the labels, that the command line names."""
+    """Return a network with the samples, and perhaps the labels, that the command line names."""
     labels = None if options.labels is None else str(options.labels)
     return OwnNetwork(path=str(path), inputs=str(options.inputs), labels=labels)
 
 
 def samples_of(own: OwnNetwork) -> tuple[Tensor, Tensor | None]:
-    """Its samples, and their classes if they are known."""
+    """Return the network's samples, and their classes if they are known."""
     if own.inputs != PHOTOGRAPHS or own.package is None:
         return read_samples(Path(own.inputs), Path(own.labels) if own.labels else None)
     packaged = PACKAGED[own.package]
@@ -46,6 +46,6 @@ def samples_of(own: OwnNetwork) -> tuple[Tensor, Tensor | None]:
 
 
 def timing_of(own: OwnNetwork, timing: Timing) -> Timing:
-    """How it is timed: as the study says, but for what the network's own section says."""
+    """Return the timing options of the study, replaced by those of the network's own section where it has any."""
     given = {"batch_sizes": own.batch_sizes, "modes": own.modes}
     return timing.model_copy(update={key: value for key, value in given.items() if value is not None})

@@ -1,7 +1,7 @@
-"""Points of a file, written as an artefact a part of the rows at a time.
+"""Points of a file, written as an artefact, one part of the rows at a time.
 
-What was read and checked once goes to files without a name, which are gone when the process is; then the rows that are
-held out are divided from the others. In memory are one part of the rows, and a number for each row.
+Rows that were read and checked go to files without a name, which vanish when the process ends; then the held-out rows
+are separated from the others. Only one part of the rows, and a number for each row, are in memory.
 """
 
 import tempfile
@@ -70,7 +70,7 @@ class _Scratch:
     width: int
 
     def rows(self, chosen: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
-        """The chosen rows, in increasing order, from one part of the file after the other."""
+        """Yield the chosen rows, in increasing order, from one part of the file after the other."""
         self.file.seek(0)
         first = 0
         while len(part := np.fromfile(self.file, np.float64, ROWS_AT_ONCE * self.width)):
@@ -81,7 +81,7 @@ class _Scratch:
 
 
 def _to_scratch(own: OwnPoints, stack: ExitStack, folder: Path) -> tuple[int, dict[str, _Scratch]]:
-    """Write what the rows hold, a file for each kind; returns how many rows there are."""
+    """Write the contents of the rows, a file for each kind; return how many rows there are."""
     n, scratch = 0, dict[str, _Scratch]()
     for part in own.parts():
         for name, rows in _kinds(part).items():

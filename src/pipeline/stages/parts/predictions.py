@@ -1,4 +1,4 @@
-"""Where a study wants predictions: the places of a file, or a grid over the points."""
+"""The places of a study's predictions: those of a file, or a grid over the points."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ MAP_CELLS = 180  # along the longer side of a map
 
 @dataclass(frozen=True)
 class AskedPlaces:
-    """AskedPlaces to predict at.
+    """Places to predict at.
 
     Attributes:
-        points: Shape (q, d), as the points of the matrix are.
+        points: Shape (q, d), in the coordinates of the matrix's points.
         field: The same places in their own coordinates, still without quantities.
         degrees: Longitudes and latitudes, shape (q, 2), for places on the globe.
     """
@@ -43,7 +43,7 @@ class AskedPlaces:
     def lines(self, most: int) -> tuple[list[Array], NDArray[np.int64]]:
         """The lines of a map along both coordinates, and its points' indices row by row, the first coordinate fastest.
 
-        Of more than `most` lines either way every second, third and so on is taken.
+        If there are more than `most` lines in a direction, only every second, third and so on is taken.
         """
         across, up = (self.field.axis_of(name) for name in self.field.coordinates)
         assert across is not None
@@ -59,7 +59,7 @@ class AskedPlaces:
 
 
 def places_of(predict: Predict, facts: PointsFacts, corners: Array) -> AskedPlaces:
-    """The places that a study names for a matrix's points, which lie between two corners (in degrees on the globe)."""
+    """Return the places that a study names for a matrix's points; `corners` bound them (in degrees on the globe)."""
     if predict.grid is not None:
         return grid_of(facts, corners, predict.grid.spacing)
     path = Path(predict.path or "")
@@ -88,7 +88,7 @@ def grid_of(facts: PointsFacts, corners: Array, spacing: float) -> AskedPlaces:
 
 
 def map_of(facts: PointsFacts, corners: Array) -> AskedPlaces:
-    """The grid of a map that no study asks for: some thousand cells over the box of the points."""
+    """Return the grid of a map that no study asks for: some thousand cells over the box of the points."""
     longer = float(np.ptp(corners, axis=0).max())
     return grid_of(facts, corners, max(longer, 1e-6) / MAP_CELLS)
 

@@ -1,4 +1,4 @@
-"""The answer of task product: a matrix times the vectors of a file."""
+"""The answer of the task `product`: a matrix times the vectors of a file."""
 
 import time
 

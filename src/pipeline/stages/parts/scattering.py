@@ -1,4 +1,4 @@
-"""Task scattering: the wave that a mesh scatters, its far field, and how well power is kept."""
+"""Task `scattering`: the wave that a mesh scatters, its far field, and how well power is conserved."""
 
 import math
 import time
@@ -22,12 +22,12 @@ from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.words import counted
 from pipeline.stages.parts.solved import Answer, Arrays
 
-#: Degrees between the directions of the far field that are kept.
+#: Degrees between the stored directions of the far field.
 STEP = 1
 BOTH_LAYERS = "the solve holds the double layer too, which is not in the storage that is told here"
-_AT_A_TIME = 500_000  # waves between directions and quadrature points that are evaluated together
+_AT_A_TIME = 500_000  # pairs of a direction and a quadrature point that are evaluated together
 _POINTS = 7  # quadrature points of a triangle in the far field
-_DEGREES = 10  # of spherical harmonics beyond those that a body of this size has, for digits
+_DEGREES = 10  # of spherical harmonics, beyond the degree of a body of this size, for more digits
 
 
 def mesh_of(points: Artifact) -> TriangleMesh:
@@ -45,10 +45,10 @@ def answer(
     options: Solve,
     communicator: Communicator,
 ) -> Answer:
-    """Scatter a plane wave at a mesh, at whose open edges it is a screen; collective.
+    """Scatter a plane wave at a mesh; a mesh with open edges is a screen; collective.
 
-    Own rows of the solution are this process's unknowns: one for each triangle at a soft surface, for each vertex at a
-    hard one. The far field is that at angles from the direction of the incident wave, in two planes through it.
+    Own rows of the solution are this process's unknowns: one for each triangle of a soft surface, or for each vertex of
+    a hard one. The far field is taken at angles from the direction of the incident wave, in two planes through it.
 
     Raises:
         ConfigError: If the mesh is not usable, or too coarse for the wave.
@@ -61,7 +61,7 @@ def answer(
     if not layers.screen:
         soft = wave.condition == "soft"
         double = layers.adjoint_double_layer() if soft else layers.double_layer("P1", "P1")
-        double.scaling()  # which compresses it
+        double.scaling()  # this compresses it
     assembled = time.perf_counter()
     found = solve_distributed_scattering(
         layers,
@@ -118,7 +118,7 @@ def answer(
 def _planes(
     direction: tuple[float, float, float], angles: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return directions at angles from a unit vector, in two planes through it that are perpendicular.
+    """Return directions at angles from a unit vector, in two perpendicular planes through it.
 
     The first plane holds the coordinate axis that is farthest from the vector.
     """
@@ -146,8 +146,8 @@ def _far_field(
 def _cross_section(found: DistributedScattering, layers: DistributedLayerOperators) -> float:
     """Return the integral of |f|² over all directions, by a product rule on the sphere that is exact for its degree.
 
-    f has spherical harmonics up to a degree of about k a in a ball of radius a around the mesh, and a few more that
-    decay faster than exponentially; |f|² has twice as many, and does not hang on where the ball is. Collective.
+    For a mesh in a ball of radius a, f has spherical harmonics up to a degree of about k a, and a few more that decay
+    faster than exponentially. |f|² has twice as many, and does not depend on where the ball is. Collective.
     """
     size = abs(layers.wavenumber) * layers.surface.radius
     degree = math.ceil(size + 2 * size ** (1 / 3)) + _DEGREES

@@ -1,4 +1,4 @@
-"""A checkpoint that processes share: one job at a time has it, and all its processes see the same one."""
+"""A checkpoint that processes share: one job at a time holds it, and all its processes see the same one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ def locked(
 ) -> Iterator[None]:
     """Keep out other jobs that train the same network, of this study or another.
 
-    All processes ask together once a second, so that none waits in a collective until its group gives up.
+    All processes ask together once a second, so that none waits so long in a collective that its group gives up.
     """
     lock = None
     told = False
@@ -53,11 +53,11 @@ def locked(
 def agreed_checkpoint(
     checkpoint: CheckpointFolder, device: torch.device, communicator: Communicator
 ) -> State | None:
-    """Load the checkpoint on every process; a file system that shows them different ones is an error, not a hang."""
+    """Load the checkpoint on every process; different checkpoints on different processes are an error, not a hang."""
     patience = Patience()
     while True:
         found = checkpoint.load()
-        # By the clocks of all: they look again together, or none does.
+        # Decided with the clocks of all processes: they look again together, or none does.
         told = torch.tensor([[found[1]["step"] if found else -1, patience.ended]], device=device)
         steps, ended = torch.cat(communicator.all_gather(told)).T.tolist()
         if len(set(steps)) == 1:

@@ -1,4 +1,4 @@
-"""A solution of which each process has rows, what is computed from it, and the answer that is saved."""
+"""A solution whose rows are divided among the processes, values computed from it, and the answer that is saved."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterable
@@ -27,9 +27,9 @@ Arrays = dict[str, tuple[NDArray[Any], str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a solution says: numbers for the report, lines of the log, arrays with units, tables and further files.
+    """The answer of a solution: numbers for the report, lines of the log, arrays with units, tables and further files.
 
-    `rows` are arrays of which each process has its own rows; all else a process may leave to process 0.
+    `rows` are arrays of which each process has its own rows; all other fields may be empty except on process 0.
     """
 
     result: Result | None = None
@@ -61,9 +61,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Solved:
-    """A solution, of which a process has own rows, with all that its answer is computed from; a product has no factors.
+    """A process's rows of a solution, with everything that its answer is computed from; a product has no factors.
 
-    It is the solution `of` a right-hand side, or a product of vectors, in words.
+    `of` names in words the right-hand side of the solution, or the vectors of the product.
     """
 
     spec: SolveSpec
@@ -86,7 +86,7 @@ class Solved:
         return total
 
     def norm(self, own: Tensor) -> float:
-        """Return the 2-norm of what is divided among the processes; collective."""
+        """Return the 2-norm of a tensor that is divided among the processes; collective."""
         return float(self.summed(own.abs().square().sum().reshape(1)).sqrt())
 
     def predicted(self, places: Tensor) -> Tensor:

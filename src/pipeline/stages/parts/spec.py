@@ -1,4 +1,4 @@
-"""What stages read and write alike: specs, with the path of a value in the errors about it, and artefacts."""
+"""Specs and artefacts as all stages read and write them; errors in a spec name the path of the value."""
 
 import json
 from argparse import Namespace
@@ -22,7 +22,7 @@ def read_spec(path: Path, kind: type[S]) -> S:
     """Read a spec of this kind, frozen by the workflow or written by hand.
 
     Raises:
-        ArtifactError: If it is none, or that of another stage.
+        ArtifactError: If the file is no spec, or that of another stage.
         ConfigError: If one of its values is wrong.
     """
     try:
@@ -46,7 +46,7 @@ def read_spec(path: Path, kind: type[S]) -> S:
 
 @contextmanager
 def written(options: Namespace, kind: str, spec: Section | Mapping[str, Any]) -> Iterator[Draft]:
-    """Write the artefact of this kind that a stage was asked for: its manifest is the option `output`; see `create`."""
+    """Write the artefact that a stage was asked for; the option `output` is its manifest; see `create`."""
     made = provenance(options.code)
     with create(options.output, kind=kind, spec=spec, provenance=made) as draft:
         yield draft

@@ -1,4 +1,4 @@
-"""Systems of equations of which each process has rows: the matrix, what preconditions it, and the right-hand side."""
+"""Systems of equations with divided rows: the matrix, its preconditioner, and the right-hand side."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from pipeline.stages.parts.work import CompressedMatrix
 
 
 class DividedProduct(Protocol):
-    """A matrix of which each process has rows."""
+    """A matrix whose rows are divided among the processes."""
 
     def __matmul__(self, own_x: Tensor, /) -> Tensor:
         """Return own rows of A x, shape (own,) or (own, m)."""
@@ -32,10 +32,10 @@ class DividedProduct(Protocol):
 
 @dataclass(frozen=True)
 class DividedSystem:
-    """A system of equations of which this process has rows.
+    """This process's rows of a system of equations.
 
     Attributes:
-        operator: What is solved with, to the study's tolerance.
+        operator: The matrix to solve with, to the study's tolerance.
         preconditioner: The compressed matrix that is factorized.
         right_hand_side: Own rows, shape (own,) or (own, m).
     """
@@ -83,7 +83,7 @@ def problem_of(
 
 
 def _right_hand_side(spec: SolveSpec, points: Artifact, communicator: Communicator) -> Tensor:
-    """Return own rows of what is solved for or multiplied: a file, the values at the points, or ones."""
+    """Return own rows of the right-hand side, or of vectors to multiply: a file, the values at the points, or ones."""
     n = points.facts_as(PointsFacts).n
     first, last = own_range(n, communicator)
     key, path = (

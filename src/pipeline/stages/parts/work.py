@@ -1,4 +1,4 @@
-"""What each process of a stage held, did and sent, for the tables of its artefact."""
+"""Memory, work and messages of each process of a stage, for the tables of its artefact."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ CompressedMatrix = DistributedH2Matrix | DistributedLowRank
 
 @dataclass(frozen=True)
 class WorkOfProcesses:
-    """The work of all processes, alike on all of them."""
+    """The work of all processes; every process has all of it."""
 
     processes: list[ProcessWork]
     levels: list[LevelWork]
@@ -52,7 +52,7 @@ def foretold_of(
     fit: Fit | None = None,
     form: str = "hierarchical",
 ) -> Foretold:
-    """Return the bytes that were foretold of a process of a matrix over these points."""
+    """Return the bytes predicted for one process of a matrix over these points."""
     facts = points.facts_as(PointsFacts)
     return foretell(
         facts.name, facts.n, facts.dimension, tolerance, factor_tolerance, processes,
@@ -62,7 +62,7 @@ def foretold_of(
 
 
 def require_memory(foretold_bytes: int, communicator: MpiCommunicator) -> None:
-    """Raise on all processes if Slurm gave the job less memory than was foretold of a node's processes; collective."""
+    """Raise on all processes if Slurm gave the job less memory than predicted for a node's processes; collective."""
     processes = communicator.local_size
     with together(communicator):
         require_room(foretold_bytes, processes, os.environ)
@@ -71,14 +71,14 @@ def require_memory(foretold_bytes: int, communicator: MpiCommunicator) -> None:
 def work_of_compression(
     matrices: Iterable[CompressedMatrix], seconds: float, foretold_bytes: int, communicator: Communicator
 ) -> WorkOfProcesses:
-    """Return what building some matrices took; levels are those of the first; collective."""
+    """Return the work of building some matrices, with the levels of the first one; collective."""
     tables = [matrix.statistics() for matrix in matrices]
     sums = {
         name: np.sum([table[name] for table in tables], axis=0)
         for name in ("n_bytes", "waiting_seconds", "calls", "sent_bytes")
     }
     levels = [
-        LevelWork(**row, n_bytes=row["bytes"], flops=row["product_flops"])  # what else it has is left aside
+        LevelWork(**row, n_bytes=row["bytes"], flops=row["product_flops"])  # its other entries are ignored
         for row in tables[0]["levels"]
     ]
     sums["messages"] = sums.pop("calls")
@@ -91,7 +91,7 @@ def work_of_factorization(
     foretold_bytes: int,
     communicator: Communicator,
 ) -> WorkOfProcesses:
-    """Return what a factorization and the solves with it took; collective."""
+    """Return the work of a factorization and of the solves with it; collective."""
     levels = [LevelWork(**row, n_bytes=row["bytes"]) for row in factorization.statistics()]
     sums = {
         name: np.array(
