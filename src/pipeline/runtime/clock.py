@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-ENOUGH = 5  # steps that tell how long the others will take
+ENOUGH = 5  # steps from which the time of the others is estimated
 
 
 @dataclass
 class Stopwatch:
-    """Seconds of the named parts of a stage."""
+    """Seconds spent in the named parts of a stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -39,10 +39,9 @@ class ProgressLine:
         self._last = time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
-        """Tell that so many steps are done; prints when it is time to, and at the end.
+        """Report how many steps are done; prints a line every few seconds, and at the end.
 
-        The first step pays for what is set up once, so the rate is that of the steps after it, as soon as there
-        are `ENOUGH`.
+        The first step includes one-time set-up, so the rate is that of later steps, as soon as there are `ENOUGH`.
         """
         now = time.monotonic()
         self._first = first_done, first_time = self._first or (done, now)

@@ -1,11 +1,11 @@
-"""A digest of the code behind a stage, so that Snakemake re-runs it when that code changes its meaning.
+"""A digest of the code behind a stage, so that Snakemake re-runs the stage when the meaning of its code changes.
 
-Snakemake does not look into an installed package: results would go stale in silence. The digest covers the abstract
-syntax of a module and of all modules of this package that it imports, transitively and found without importing
-anything, and the native sources and templates beside them. Comments, docstrings and layout do not count.
+Snakemake does not look into an installed package, so results would become outdated unnoticed. The digest covers the
+abstract syntax of a module and of all modules of this package that it imports, directly or not; they are found without
+importing anything. It also covers the native sources and templates beside them, but no comments, docstrings or layout.
 
-To parse the whole package takes seconds, and every job and every plan would do so. What was found in a file is kept
-beside its bytecode, under a digest of the file's content: only a file with another content is parsed again.
+Parsing the whole package takes seconds, and every job and every plan would do so. Results for a file are cached beside
+its bytecode, under a digest of the file's content: only changed files are parsed again.
 """
 
 import ast
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @functools.cache
 def _file_of(module: str, root: Path) -> Path | None:
-    # Thousands of names are asked for, which a path object of each would make slow.
+    # Called for thousands of names; a path object for each would be slow.
     path = os.path.join(root, *module.split("."))
     candidates = (f"{path}.py", os.path.join(path, "__init__.py"))
     return next((Path(file) for file in candidates if os.path.isfile(file)), None)
@@ -35,7 +35,7 @@ def _file_of(module: str, root: Path) -> Path | None:
 
 @functools.cache
 def _read(module: str, root: Path) -> tuple[frozenset[str], bytes]:
-    """The modules of the package that a module imports, and a digest of its syntax tree without its docstrings."""
+    """The modules of the package that a module imports, and a digest of its syntax tree without docstrings."""
     file = _file_of(module, root)
     assert file is not None
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
@@ -44,22 +44,22 @@ def _read(module: str, root: Path) -> tuple[frozenset[str], bytes]:
 
 
 def _found_in(file: Path, package: str) -> tuple[list[str], str]:
-    """Read or parse what a file of a package may import and what it means.
+    """Return what a file may import and a digest of its syntax tree, from the cache or by parsing.
 
-    What was parsed is kept where Python keeps the file's bytecode, and if it may keep bytecode there at all.
+    The cache is where Python keeps the file's bytecode, and exists only if Python may keep bytecode there.
     """
     source = file.read_bytes()
-    # This module's own source is part of the key: another way to digest makes all anew.
+    # This module's own source is part of the key: if it digests differently, all files are digested again.
     key = hashlib.sha256(b"\0".join([_own_source(), package.encode(), source])).hexdigest()
     kept = Path(cache_from_source(str(file))).with_suffix(".meaning.json")
-    with suppress(OSError, ValueError, TypeError, KeyError):  # there is none, or not a whole one
+    with suppress(OSError, ValueError, TypeError, KeyError):  # there is no cached file, or only a part of one
         found = json.loads(kept.read_bytes())
         if found["key"] == key:
             return found["names"], found["meaning"]
     tree = ast.parse(source)
     names, meaning = sorted(_imports(tree, package)), hashlib.sha256(_meaning(tree)).hexdigest()
     if not sys.dont_write_bytecode:
-        # Not flushed to the disk: a file that a crash left in parts is no JSON, and is made again.
+        # Not flushed to disk: after a crash, a partial file is no valid JSON and is made again.
         temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
         with suppress(OSError):
             kept.parent.mkdir(exist_ok=True)
@@ -74,7 +74,7 @@ def _own_source() -> bytes:
 
 
 def _imports(tree: ast.Module, package: str) -> set[str]:
-    """Names below the package that a module may import, anywhere in its text: its modules, and what they define."""
+    """Names below the package that a module may import anywhere in its text: modules, and names defined in them."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -89,7 +89,7 @@ def _imports(tree: ast.Module, package: str) -> set[str]:
 
 
 def _meaning(tree: ast.Module) -> bytes:
-    """A module's syntax tree; its docstrings are taken out of it."""
+    """A module's syntax tree without its docstrings."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -101,7 +101,7 @@ def _meaning(tree: ast.Module) -> bytes:
 
 @functools.cache
 def _beside(package: Path, root: Path) -> list[tuple[str, bytes]]:
-    """What a package has beside its modules: the digest of its native sources, and its templates."""
+    """Other files of a package that count: the digest of its native sources, and its templates."""
     folders = [path for path in package.iterdir() if path.is_dir() and not (path / "__init__.py").exists()]
     found = []
     for folder in sorted(folders):
@@ -116,7 +116,7 @@ def _beside(package: Path, root: Path) -> list[tuple[str, bytes]]:
 
 
 def modules_behind(module: str, root: Path = ROOT) -> list[str]:
-    """All modules of the package that a module needs, itself and its parent packages included."""
+    """All modules of the package that a module needs, including itself and its parent packages."""
     if _file_of(module, root) is None:
         raise ValueError(f"no module {module} below {root}")
     seen: set[str] = set()
@@ -133,7 +133,7 @@ def modules_behind(module: str, root: Path = ROOT) -> list[str]:
 
 
 def code_digest(module: str, root: Path = ROOT) -> str:
-    """Digest the meaning of a module and of what it imports, as 16 hexadecimal digits."""
+    """Digest the meaning of a module and of all modules that it imports, as 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name in modules_behind(module, root):
         file = _file_of(name, root)

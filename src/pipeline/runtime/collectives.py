@@ -1,4 +1,4 @@
-"""Messages among the processes of a torch process group that is open, whoever opened it."""
+"""Messages among the processes of an open torch process group, whoever opened it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,15 +12,15 @@ from torch import Tensor
 from pipeline.runtime.communicator import require_ranks
 from pipeline.runtime.letters import head, lengths_of, pack, unpack
 
-# Bytes that one process may receive of a sum; of more, what adding up on the way saves outweighs the waking.
+# Most bytes that one process gathers for a sum; for more, adding up on the way saves more than the extra messages cost.
 MOST_GATHERED = 2_000_000
 
 
 class Collectives:
-    """The operations of a `Communicator` in terms of torch's, over gloo or nccl; group None is torch's default one.
+    """The operations of a `Communicator` in terms of torch's, over gloo or nccl; group None is torch's default group.
 
-    Small sums over gloo are taken by every process for itself, in the same order: they are bit-equal on all as far as
-    the processors add equally, which a job on nodes of different kinds cannot rely on.
+    For small sums over gloo, every process adds up all parts itself, in the same order. Results are bit-equal on all
+    processes if the processors add equally, which is not certain for a job on nodes of different kinds.
     """
 
     group: Any = None
@@ -64,7 +64,7 @@ class Collectives:
             dist.broadcast(tensor, self._global(source), group=self.group)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        # gloo fails on uneven parts, so all travel padded to the longest.
+        # gloo fails on parts of different lengths, so all are padded to the longest.
         own = torch.tensor([head(tensor)], device=tensor.device)
         heads = [torch.empty_like(own) for _ in range(self.size)]
         with self._together():
@@ -113,20 +113,20 @@ class Collectives:
         return rank if self.group is None else dist.get_global_rank(self.group, rank)
 
     def _is_cheaper_gathered(self, tensor: Tensor) -> bool:
-        """Whether a sum is better taken by its receivers: gloo adds up in many small messages, each of which has to
-        wake its receiver, and needs 1.5 ms for a few numbers that it gathers in 0.2."""
+        """Whether each receiver should compute a sum itself. gloo adds up in many small messages that each wake their
+        receiver: for a few numbers a sum takes 1.5 ms, gathering them 0.2 ms."""
         n_bytes = tensor.numel() * tensor.element_size()
         return self.backend == "gloo" and self.size * n_bytes <= MOST_GATHERED
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Surrounds every operation."""
+        """Surround every operation."""
         yield
 
 
 @dataclass(frozen=True)
 class ProcessGroup(Collectives):
-    """A process group that somebody else opened, such as torchrun's program; None is torch's default one."""
+    """A process group that somebody else opened, such as torchrun's program; None is torch's default group."""
 
     group: Any = None
 

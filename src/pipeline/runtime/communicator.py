@@ -1,8 +1,8 @@
-"""How processes talk: six collective operations on tensors, with two implementations that need no launcher.
+"""Communication of processes: six collective operations on tensors, with two implementations that need no launcher.
 
-Distributed science is serial science plus a partition; what it asks of the outside is a `Communicator`. `Serial` is one
-process; `run_in_threads` gives any number of processes inside one, for tests. The real ones are in `mpi.py`,
-`torch_group.py` and, for processes of one node, `node_group.py`.
+A distributed computation is the serial one plus a partition; all that it needs from outside is a `Communicator`.
+`Serial` is one process; `run_in_threads` runs any number of processes inside one, for tests. The real ones are in
+`mpi.py`, `torch_group.py` and, for processes of one node, `node_group.py`.
 """
 
 import threading
@@ -33,24 +33,24 @@ class Communicator(Protocol):
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Replace a contiguous tensor by its sum over the processes, bit-equal on all of them."""
 
     def reduce(self, tensor: Tensor, destination: int) -> None:
-        """Replace a contiguous tensor on process `destination` by its sum over the processes; others' is lost."""
+        """Replace a contiguous tensor on process `destination` by its sum over the processes; the others' is lost."""
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
-        """Replace a contiguous tensor by that of process `source`."""
+        """Replace a contiguous tensor by the one of process `source`."""
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """Return every process's tensor, in order; the first dimensions may differ, and other types are a TypeError."""
+        """Return every process's tensor, in order; first dimensions may differ, but different types are a TypeError."""
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Send a tensor to each of some processes, and return those that others have sent to this one.
+        """Send a tensor to each of some processes, and return the tensors that were sent to this one.
 
-        Tensors are of any types and shapes. With whom nothing is exchanged costs no message.
+        Tensors may have any types and shapes. Pairs that exchange nothing cost no message.
 
         Args:
             sent: Tensors by destination, which may be this process itself.
@@ -83,7 +83,7 @@ class Serial:
         return [tensor]
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Return what was sent to this process: all of it."""
+        """Return the tensor that this process sent to itself, if any."""
         require_ranks(sent, self.size)
         return {source: tensor.clone() for source, tensor in sent.items()}
 
@@ -93,15 +93,15 @@ class Serial:
 
 @dataclass(frozen=True)
 class Counting:
-    """A communicator that counts what passes through it.
+    """A communicator that counts its messages.
 
     Attributes:
-        inner: Does the work.
+        inner: The communicator that does the work.
         n_bytes: Bytes of this process's tensors, by operation.
         n_calls: Calls, by operation.
-        waiting: Seconds inside calls, by operation: until others have come and tensors have arrived.
-        level_bytes, level_calls, level_waiting: The same by level of a tree, of calls inside `on_level`; of several
-            processes alone, since one has nobody to tell.
+        waiting: Seconds inside calls, by operation, until the other processes and their tensors have arrived.
+        level_bytes, level_calls, level_waiting: The same by level of a tree, for calls inside `on_level`; only with
+            several processes, since a single one sends nothing.
     """
 
     inner: Communicator
@@ -123,7 +123,7 @@ class Counting:
 
     @contextmanager
     def _counted(self, operation: str, *tensors: Tensor) -> Iterator[None]:
-        """Count what a call passes, and the seconds that it takes."""
+        """Count the bytes and the seconds of a call."""
         passed, n_calls = 0, 0
         for tensor in tensors:
             passed += tensor.numel() * tensor.element_size()
@@ -143,7 +143,7 @@ class Counting:
 
     @contextmanager
     def on_level(self, level: int) -> Iterator[None]:
-        """Count calls inside as those of a level of a tree, too."""
+        """Count calls in the block for a level of a tree, too."""
         self._levels.append(level)
         try:
             with on_level(self.inner, level):
@@ -178,13 +178,13 @@ class Counting:
 
 
 def counting_of(communicator: Communicator) -> Counting:
-    """Return a communicator that counts what passes through it, from zero; TypeError if it is none."""
+    """Return a communicator that counts its messages from zero; TypeError if the argument is no communicator."""
     require_communicator(communicator)
     return Counting(communicator)
 
 
 def require_communicator(communicator: object) -> None:
-    """Raise TypeError unless a communicator is one."""
+    """Raise TypeError unless the argument is a communicator."""
     if not all(callable(getattr(communicator, name, None)) for name in _VERBS) or isinstance(
         communicator, type
     ):
@@ -195,16 +195,16 @@ def require_communicator(communicator: object) -> None:
 
 
 def on_level(communicator: Communicator, level: int) -> AbstractContextManager[None]:
-    """Let a communicator that counts do so for a level of a tree."""
+    """Make a counting communicator count for a level of a tree; any other one does nothing."""
     return communicator.on_level(level) if isinstance(communicator, Counting) else nullcontext()
 
 
 @dataclass
 class _Meeting:
-    """What the threads of one group share: a table with a place for each, a barrier around it, and whose turn it is."""
+    """The shared state of a group's threads: a table with a place for each, a barrier, and whose turn it is."""
 
     size: int
-    turn: "threading.Lock | None"  # held by the thread that runs, where only one does at a time
+    turn: "threading.Lock | None"  # held by the running thread, where only one runs at a time
     places: list[Tensor | None] = field(init=False)
     letters: list[Mapping[int, Tensor]] = field(init=False)
     barrier: threading.Barrier = field(init=False)
@@ -215,7 +215,7 @@ class _Meeting:
         self.barrier = threading.Barrier(self.size)
 
     def wait(self) -> None:
-        """Wait until all have come; it is the others' turn meanwhile."""
+        """Wait until all have arrived; meanwhile it is the others' turn."""
         if self.turn is None:
             self.barrier.wait()
             return
@@ -254,7 +254,7 @@ class Threads:
 
     @contextmanager
     def _all_of(self, tensor: Tensor) -> Iterator[list[Tensor]]:
-        """Show a tensor to all others, and yield everybody's; nobody goes on before all have seen them."""
+        """Show a tensor to all others, and yield everybody's; nobody continues before all have seen them."""
         self.meeting.places[self.rank] = tensor
         self.meeting.wait()
         try:
@@ -290,14 +290,15 @@ def require_ranks(sent: Mapping[int, Tensor], size: int) -> None:
 def run_in_threads(n_processes: int, work: Callable[[Communicator], T], *, at_once: bool = False) -> list[T]:
     """Call `work` once per process, each in a thread of its own, and return the results in rank order.
 
-    A thread runs until it waits for the others, and then another one does: threads that run Python at the same time
+    A thread runs until it waits for the others; then another one runs. Threads that run Python at the same time would
     spend more of it on taking turns than on work. A failure in one thread breaks the barrier of the others and is
     raised here.
 
     Args:
-        n_processes: How many.
-        work: What each does with its communicator. A thread may wait for another only through that.
-        at_once: Whether all run at the same time, in an order that nobody knows.
+        n_processes: Number of processes.
+        work: The function that each process calls with its communicator; threads may wait for each other only through
+            that communicator.
+        at_once: Whether all run at the same time, in an undefined order.
     """
     meeting = _Meeting(n_processes, turn=None if at_once else threading.Lock())
     results: dict[int, T] = {}

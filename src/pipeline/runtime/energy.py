@@ -1,7 +1,7 @@
-"""Energy that the machine counts: processor packages by RAPL, GPUs by NVML.
+"""Energy from the machine's counters: processor packages by RAPL, GPUs by NVML.
 
-Both count for the whole node, other jobs included; a job alone on its node may call the difference its own. Reading
-RAPL needs a permission that many systems give to root alone: what can't be read is left out.
+Both count the whole node, including other jobs; only a job alone on its node may attribute the difference to itself.
+Reading RAPL needs a permission that many systems give only to root: counters that can't be read are left out.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ POWERCAP = Path("/sys/class/powercap")
 
 @dataclass(frozen=True)
 class Counters:
-    """Energy counters at one moment, in joules, each with the value at which it starts again from zero."""
+    """Energy counters at one moment, in joules, and the value at which each starts again from zero."""
 
     joules: Mapping[str, float] = field(default_factory=dict)
     wrap: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def now(cls, powercap: Path = POWERCAP) -> "Counters":
-        """Read what can be read."""
+        """Read all counters that can be read."""
         joules, wrap = {}, {}
         for zone in sorted(powercap.glob("intel-rapl:*")):
             if zone.name.count(":") != 1:
-                continue  # a part of a package, which the package has counted
+                continue  # a part of a package, already counted with it
             with contextlib.suppress(OSError, ValueError):
                 joules[zone.name] = int((zone / "energy_uj").read_text()) / 1e6
                 wrap[zone.name] = int((zone / "max_energy_range_uj").read_text()) / 1e6
@@ -36,7 +36,7 @@ class Counters:
         return cls(joules, wrap)
 
     def since(self, earlier: "Counters") -> dict[str, float]:
-        """Joules spent since, by kind: "package_joules", "gpu_joules"; a kind that was not counted is left out."""
+        """Joules spent since `earlier`, by kind: "package_joules", "gpu_joules"; uncounted kinds are left out."""
         spent: dict[str, float] = {}
         for name, value in self.joules.items():
             if name not in earlier.joules:
@@ -50,7 +50,7 @@ class Counters:
 
 
 def _gpus() -> dict[str, float]:
-    """Joules of each GPU that this process may see, since its driver was loaded."""
+    """Joules of each GPU that this process may see, since the GPU's driver was loaded."""
     if not Path("/dev/nvidiactl").exists():
         return {}
     try:
@@ -69,9 +69,9 @@ def _gpus() -> dict[str, float]:
 
 
 def _visible_gpus(nvml: Any) -> list[str]:
-    """The identifiers of the GPUs that `CUDA_VISIBLE_DEVICES` names, all without it.
+    """Return the identifiers of the GPUs that `CUDA_VISIBLE_DEVICES` names, or of all GPUs if it is not set.
 
-    It names them by number, by the beginning of an identifier, or by a part of one, whose GPU counts as a whole.
+    It names GPUs by number, by the beginning of an identifier, or by that of a MIG part, whose GPU counts as a whole.
     """
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     uuids = [str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]

@@ -1,10 +1,10 @@
-"""Memory of an H2 matrix's processes, foretold from its size before its jobs are submitted.
+"""Prediction of the memory of an H2 matrix's processes from its size, before its jobs are submitted.
 
-Bytes of a point follow from the tolerance and from the dimension of what the points lie on, since every level holds a
-fixed share of the bytes of the one below. The tables were measured on uniform points of a cube with the
-exponential kernel (`python benchmarks/distributed.py --only "bytes*"`); between their
-tolerances logarithms are interpolated, and a margin covers kernels that compress worse than the measured one.
-Nothing here is heavy: the workflow asks it for every matrix.
+Bytes per point follow from the tolerance and from the dimension of the set on which the points lie, because every level
+holds a fixed fraction of the bytes of the level below. The tables were measured on uniform points of a cube with the
+exponential kernel (`python benchmarks/distributed.py --only "bytes*"`). Between the tables' tolerances logarithms are
+interpolated, and a margin covers kernels that compress worse than the measured one. Nothing here is slow, because the
+workflow calls it for every matrix.
 """
 
 import math
@@ -15,44 +15,44 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 
-# Bytes a point of a compressed matrix, and at the peak of its factorization, by dimension and tolerance.
+# Bytes per point of a compressed matrix, and at the peak of its factorization, by dimension and tolerance.
 _TOLERANCES = (1e-2, 1e-4, 1e-6, 1e-8)
 _MATRIX = {1: (540, 540, 540, 1100), 2: (1600, 1900, 2600, 8500), 3: (3900, 9700, 19000, 55000)}
 _FACTOR = {1: (600, 730, 730, 1200), 2: (2200, 2400, 4400, 11500), 3: (5400, 30000, 86000, 160000)}
 _MARGIN = 1.5
 _PROGRAM = 500e6  # bytes of Python with torch before it has any points
-_BUILD = 2.0  # most bytes of a build beside those of its matrix: samples, fetched points, blocks before they are joined
-# A search holds factorizations at two places, and no blocks of a matrix beside them; likelihoods of a hundred thousand
-# values take about this tolerance where a study allows a looser one. In the plane, 16,384 values took 12.8 kB each
-# beside the program, and a million 13.2 kB.
+_BUILD = 2.0  # most bytes of a build relative to its matrix's: samples, fetched points, blocks before they are joined
+# A search holds factorizations at two parameter values, and no blocks of a matrix. For a hundred thousand values, a
+# likelihood uses about this tolerance where a study allows a looser one. In the plane, 16,384 values took 12.8 kB each
+# in addition to the program, and a million 13.2 kB each.
 _ENDS, _FIT = 2, 1e-7
-# Points on a surface have three coordinates and the ranks of a plane.
+# Points on a surface have three coordinates, but the ranks of points in a plane.
 _SURFACES = ("airports", "cities", "geoid", "sphere", "cube", "mesh")
 _MESHES = ("sphere", "cube", "mesh")
 _POINTS_OF_TRIANGLE = 3
-# Bytes of both layers of a wave beside those of one real matrix's build, near integrals included: 12.3 times were
-# measured on a sphere of 5,120 triangles at 1e-5 and two processes; there is a margin beside that.
+# Bytes of both layers of a wave relative to the build of one real matrix, near integrals included: a factor of 12.3 was
+# measured on a sphere of 5,120 triangles at 1e-5 and two processes; the margin comes on top.
 _LAYERS = 14
-_DIAGNOSED = 1400  # bytes for each triangle of all, which the first process looks at before they are divided
+_DIAGNOSED = 1400  # bytes for each of all triangles, which the first process checks before they are divided
 
 
-# Most columns of a matrix of low rank, for each row: with more, a dense matrix is as good.
+# Most columns of a low-rank matrix, relative to its rows: with more, a dense matrix is as good.
 MOST_COLUMNS = 0.25
 _COPIES = (
     2  # of these columns: those found and those kept in the build, those kept and those scaled in the solve
 )
 _SQUARES = (
-    3  # matrices of columns by columns of every process: the products, their sum with 1, and the factor of it
+    3  # matrices of columns by columns on every process: the products, their sum with 1, and its factor
 )
 
-_FULL = 0.9  # share of a node's memory that may be foretold of its processes
-_ROWS = 2**18  # most rows of a process where there are nodes enough: with more, a job is long
+_FULL = 0.9  # share of a node's memory that its processes may be predicted to use
+_ROWS = 2**18  # most rows of a process while there are nodes enough: with more, a job takes long
 _MOST_PROCESSES = 4096
 
 
 @dataclass(frozen=True)
 class NodeLimits:
-    """Memory of the nodes that matrices go to, and most processes of one matrix."""
+    """Memory of the nodes that matrices are computed on, and most processes on a node."""
 
     n_bytes: float
     processes: int
@@ -60,7 +60,7 @@ class NodeLimits:
 
 @dataclass(frozen=True)
 class JobResources:
-    """What a job gets; `n_bytes` is that of each node."""
+    """The resources of a job; `n_bytes` is the memory on each node."""
 
     nodes: int
     processes: int
@@ -88,18 +88,18 @@ def foretell(
     fitted: int = 0,
     form: str = "hierarchical",
 ) -> Foretold:
-    """Return the bytes of one of some processes that share a matrix.
+    """Return the bytes of one of several processes that share a matrix.
 
     Args:
-        name: Name of the point set, which tells surfaces from volumes.
-        n: Unknowns: points, or triangles of a mesh.
-        dimension: Coordinates of a point. Beyond three a hierarchical matrix is counted as dense.
-        tolerance, factor_tolerance: Those of the matrix and of its factorization.
-        processes: How many share it.
-        on_globe: The points are longitudes and latitudes, which lie on a surface whatever their name.
-        kriging: The task is kriging, which holds a second matrix with its factorization, both at `tolerance`.
-        fitted: How many of the values a fit takes, before the matrix is compressed.
-        form: "hierarchical", or "low_rank", whose columns are not foretold: the most that there may be are counted.
+        name: Name of the point set; it distinguishes surfaces from volumes.
+        n: Number of unknowns: points, or triangles of a mesh.
+        dimension: Number of coordinates. Beyond three, a hierarchical matrix is counted as dense.
+        tolerance, factor_tolerance: Tolerances of the matrix and of its factorization.
+        processes: Number of processes that share it.
+        on_globe: Whether the points are longitudes and latitudes, which lie on a surface whatever their name.
+        kriging: Whether the task is kriging, which holds a second matrix with its factorization, both at `tolerance`.
+        fitted: Number of values that a fit uses, before the matrix is compressed.
+        form: "hierarchical", or "low_rank". The columns of the latter are unknown; the most possible are counted.
     """
     if form == "low_rank":
         columns = math.ceil(MOST_COLUMNS * n)
@@ -129,14 +129,14 @@ def foretell(
 
 
 def n_fitted(fit: Mapping[str, Any] | None, n: int) -> int:
-    """Return how many of n values a study's section `fit` takes; None is no fit."""
+    """Return how many of n values a study's section `fit` uses; None means no fit."""
     return 0 if fit is None else min(fit.get("subsample") or n, n)
 
 
 def require_room(n_bytes: int, processes: int, environment: Mapping[str, str]) -> None:
-    """Raise ConfigError unless Slurm gave a job the memory on its node that was foretold of its processes there.
+    """Raise ConfigError unless Slurm gave a job the memory on its node that was predicted for its processes there.
 
-    What the program takes before it has points, and the margin, are left out: less memory than that cannot suffice.
+    The memory of the program without points, and the margin, are left out: less than the rest cannot suffice.
     """
     megabytes = environment.get("SLURM_MEM_PER_NODE", "")
     given = float(megabytes) * 2**20 if megabytes.isdigit() else math.inf
@@ -158,9 +158,9 @@ def foretold_job(
     *,
     form: str = "hierarchical",
 ) -> JobResources:
-    """Return what a job of a matrix gets in a stage, compress or solve: as few processes as have room, two at least.
+    """Return the resources of a matrix's job in the stage compress or solve: the fewest processes with room, from two.
 
-    Facts are those of the points' artefact, the spec is that of the stage; tolerance and form are the compressed
+    `facts` are those of the points' artefact, `spec` is that of the stage; `tolerance` and `form` are the compressed
     matrix's.
     """
     factor = float(spec.get("factor", {}).get("tolerance", 1.0))
@@ -187,12 +187,12 @@ def foretold_job(
 
 
 def _times(n_bytes: int, factor: int) -> int:
-    """Return the bytes of a process whose data take a multiple of what was foretold; the program takes no more."""
+    """Return the bytes of a process whose data take a multiple of the prediction; the program takes no more."""
     return int(_PROGRAM + factor * (n_bytes - _PROGRAM))
 
 
 def _interpolated(values: tuple[float, ...], tolerance: float) -> float:
-    """Return the value at a tolerance, the logarithm interpolated; beyond the table that of its end."""
+    """Return the value at a tolerance, with logarithms interpolated; beyond the table, the value at its end."""
     at = -math.log10(min(max(tolerance, _TOLERANCES[-1]), _TOLERANCES[0]))
     known = [-math.log10(known) for known in _TOLERANCES]
     right = min(max(bisect_left(known, at), 1), len(known) - 1)

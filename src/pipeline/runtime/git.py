@@ -1,10 +1,10 @@
-"""What git tells of the checkout: its commit, and which of its files no commit holds."""
+"""The checkout as git knows it: its commit, and the files that are in no commit."""
 
 import subprocess
 from pathlib import Path
 
-# Where the files lie that a result is made by; new ones count before they are committed, but for a new study: what it
-# says is in the spec of every artefact.
+# Folders and files that a result depends on. New ones count before they are committed, except a new study: its content
+# is in the spec of every artefact.
 CODE = ("Snakefile", "config", "profiles", "src", "workflow")
 NEW_CODE = tuple(name for name in CODE if name != "config")
 
@@ -26,14 +26,14 @@ def commit() -> str | None:
 
 
 def is_dirty() -> bool | None:
-    """Whether the checkout differs from its commit, by new code too; None where git can't tell."""
+    """Whether the checkout differs from its commit, also by new code; None where git can't tell."""
     changed = _git("status", "--porcelain", "--untracked-files=no")
     new = _git("ls-files", "--others", "--exclude-standard", "--", *(f":/{name}" for name in NEW_CODE))
     return None if changed is None or new is None else bool(changed or new)
 
 
 def commits_between(old: str | None, new: str | None, most: int = 20) -> list[str]:
-    """The commits after `old` up to `new`, newest first, each its short name and subject; none if git can't tell."""
+    """The commits after `old` up to `new`, newest first, by short name and subject; none if git can't tell."""
     if not old or not new or old == new:
         return []
     told = _git("log", "--oneline", "--no-decorate", f"--max-count={most + 1}", f"{old}..{new}", "--")
@@ -42,9 +42,9 @@ def commits_between(old: str | None, new: str | None, most: int = 20) -> list[st
 
 
 def uncommitted(folder: Path = Path(__file__).parent) -> list[str]:
-    """The files of the code that differ from their commit or are new, by their paths in it; none where git can't tell.
+    """The code files that are new or differ from their commit, by their paths in the checkout; none if git can't tell.
 
-    A new study in `config/` is none of them: what it says is in the spec of every artefact.
+    A new study in `config/` is left out: its content is in the spec of every artefact.
     """
     told = _git(
         "status", "--porcelain", "--untracked-files=all", "-z", "--no-renames", "--",

@@ -1,4 +1,4 @@
-"""Tensors of any type and shape as bytes, for what passes bytes only; and heads of tensors that are to be joined."""
+"""Tensors of any type and shape as bytes, for transports of bytes only; and heads of tensors that are to be joined."""
 
 from collections.abc import Iterable
 
@@ -24,13 +24,13 @@ _TYPES = (
 def pack(tensor: Tensor) -> Tensor:
     """Return a tensor as bytes on its device: type, number of dimensions, shape, contents."""
     head = torch.tensor([_TYPES.index(tensor.dtype), tensor.ndim, *tensor.shape], device=tensor.device)
-    # One number counts as contiguous whatever its stride, with which bytes cannot be told apart.
+    # A single number counts as contiguous whatever its stride, and then cannot be viewed as bytes.
     flat = tensor.detach().resolve_conj().contiguous().as_strided((tensor.numel(),), (1,))
     return torch.cat([head.view(torch.uint8), flat.view(torch.uint8)])
 
 
 def unpack(letter: Tensor) -> Tensor:
-    """Return the tensor that `pack` has made bytes of."""
+    """Return the tensor that `pack` turned into bytes."""
     kind, n_dimensions = letter[:16].clone().view(torch.int64).tolist()
     end = 16 + 8 * n_dimensions
     shape = letter[16:end].clone().view(torch.int64).tolist()
@@ -38,12 +38,12 @@ def unpack(letter: Tensor) -> Tensor:
 
 
 def head(tensor: Tensor) -> int:
-    """Return one number that tells the type of a tensor and its length."""
+    """Return one number that encodes the type of a tensor and its length."""
     return len(tensor) * len(_TYPES) + _TYPES.index(tensor.dtype)
 
 
 def lengths_of(heads: Iterable[int]) -> list[int]:
-    """Return the lengths of the processes' tensors from their heads; TypeError if they are not all of one type."""
+    """Return the lengths of the processes' tensors from their heads; TypeError unless all have one type."""
     lengths, kinds = zip(*(divmod(int(one), len(_TYPES)) for one in heads), strict=True)
     for rank, kind in enumerate(kinds):
         if kind != kinds[0]:

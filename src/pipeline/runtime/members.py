@@ -1,4 +1,4 @@
-"""The processes of a job, known to each other so that they can tell who has died."""
+"""The processes of a job. They know each other, so that they can tell which one has died."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from pipeline.runtime.mpi import MpiCommunicator
 
 @dataclass(frozen=True)
 class Member:
-    """A process of a group, known to the others so that they can tell who is gone."""
+    """A process of a group."""
 
     rank: int
     host: str
@@ -24,7 +24,7 @@ class Member:
         return f"process {self.rank} (pid {self.pid} on {self.host})"
 
     def is_gone(self) -> bool:
-        """Whether it has ended; of other nodes nothing is known."""
+        """Whether it has ended; False for processes on other nodes, of which nothing is known."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -34,18 +34,18 @@ class Member:
 
 
 def members_of(mpi: MpiCommunicator) -> tuple[Member, ...]:
-    """All processes of a launch, which must ask together."""
+    """Return all processes of a launch; collective."""
     told = [text.split() for text in mpi.all_gather_text(f"{os.getpid()} {socket.gethostname()}")]
     return tuple(Member(rank, host, int(pid)) for rank, (pid, host) in enumerate(told))
 
 
 def gone_of(members: Sequence[Member]) -> list[Member]:
-    """The members that have ended."""
+    """Return the members that have ended."""
     return [member for member in members if member.is_gone()]
 
 
 def soon_gone(members: Sequence[Member]) -> list[Member]:
-    """Look again a moment later if need be: a connection may break before its process is seen to end."""
+    """Look a few times for members that have ended: a connection may break before its process is seen to end."""
     for _ in range(20):
         gone = gone_of(members)
         if gone:
@@ -55,9 +55,9 @@ def soon_gone(members: Sequence[Member]) -> list[Member]:
 
 
 def lost(members: Sequence[Member], gone: Sequence[Member]) -> ProcessLostError:
-    """Return what a process of a broken group has to tell; the first one left at once, the others later.
+    """Return the error that a process of a broken group raises; the first process left does so at once, others later.
 
-    The first one's line then ends the job before those of the others.
+    The first one's line then ends the job before the others print theirs.
     """
     others = [member for member in members if member not in gone]
     if (others[0].pid, others[0].host) != (os.getpid(), socket.gethostname()):

@@ -1,20 +1,21 @@
-"""Memory that a process frees and soon wants back."""
+"""Memory that a process frees and soon needs again."""
 
 import ctypes
 
-# Numbers of glibc's malloc.h.
+# Constants of glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes of freed memory
 LARGEST = (
     2**25
-)  # bytes of one piece; larger ones would leave gaps that none fits into, and go back at once as ever
+)  # bytes of one piece; larger ones would leave gaps that nothing fits into, and go back to the system as always
 
 
 def keep_freed_memory() -> bool:
     """Let the C library keep freed memory for the next allocation, and return whether it is glibc, which can.
 
     Each step of a training allocates and frees the same tensors. By default the larger ones go back to the system and
-    come again page by page, each to be cleared: a fifth of a small network's CPU time. The peak stays what it is.
+    return page by page, and each page is cleared: a fifth of a small network's CPU time. The peak memory does not
+    change.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

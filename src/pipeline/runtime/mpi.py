@@ -1,4 +1,4 @@
-"""The one door to MPI."""
+"""The only module that uses MPI."""
 
 import mmap
 import os
@@ -18,12 +18,12 @@ from pipeline.runtime.communicator import require_ranks
 from pipeline.runtime.letters import head, lengths_of, pack, unpack
 
 _PIECE = 2**30  # bytes of one message: MPI counts them in 32 bits
-_MEMORY = "/dev/shm"  # a file system that lies in memory; elsewhere pages of a temporary file serve
+_MEMORY = "/dev/shm"  # a file system in memory; without it, pages of a temporary file are used
 
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Re-raise MPI's errors as "MPI has lost the other processes: REASON", one line."""
+    """Re-raise MPI's errors as "MPI has lost the other processes: REASON", in one line."""
     try:
         yield
     except MPI.Exception as error:
@@ -41,10 +41,10 @@ class MpiCommunicator:
 
     @classmethod
     def of(cls, processes: int | None) -> "MpiCommunicator":
-        """The processes that were started together, which must be as many as were asked for.
+        """Return the processes that were started together; there must be as many as were asked for.
 
         Raises:
-            ConfigError: If the launcher and MPI did not find each other: every process then thinks it is alone.
+            ConfigError: If the launcher and MPI did not find each other; every process then runs as if alone.
         """
         found = cls()
         if processes is not None and found.size != processes:
@@ -69,12 +69,12 @@ class MpiCommunicator:
 
     @property
     def local_rank(self) -> int:
-        """This process's number among those of its node: which of the node's GPUs is its own."""
+        """This process's number among those of its node; it decides which of the node's GPUs is its own."""
         return self.node.Get_rank()
 
     @property
     def local_size(self) -> int:
-        """How many processes are on this node."""
+        """The number of processes on this node."""
         return self.node.Get_size()
 
     @_together()
@@ -136,16 +136,16 @@ class MpiCommunicator:
 
 
 class NodeMemory:
-    """Memory that all processes of one node read and write, and a way to meet between the one and the other.
+    """Memory that all processes of one node read and write, with meetings between writing and reading.
 
-    All of them must open it together. It has no name once it is open: nothing is left of it, however they end, which
-    MPI's own windows do not promise.
+    All processes must open it together. Once open, it has no name, so nothing is left of it however the processes end;
+    MPI's own windows do not promise this.
 
     Attributes:
-        pieces: Bytes, as many for each process.
+        pieces: Bytes, equally many for each process.
 
     Raises:
-        OSError: If one process cannot have it; all of them raise it.
+        OSError: If one process cannot open it; all of them raise it.
     """
 
     def __init__(self, mpi: MpiCommunicator, n_bytes: int) -> None:
@@ -154,9 +154,9 @@ class NodeMemory:
         self.pieces = list(torch.split(whole, n_bytes))
 
     def arrive(self) -> Callable[[], bool]:
-        """Tell the others that this process has come here; return what tells, without waiting, whether all have.
+        """Announce that this process has arrived; return a function that tells, without waiting, whether all have.
 
-        What they wrote before they came can then be read.
+        Everything that they wrote before arriving can then be read.
         """
         request = self._comm.Ibarrier()
         return lambda: bool(request.Test())
@@ -170,7 +170,7 @@ def _map_shared(comm: MPI.Intracomm, n_bytes: int) -> mmap.mmap:
                 prefix="parsimony-", dir=_MEMORY if os.path.isdir(_MEMORY) else None
             )
             with open(descriptor, "wb") as file:
-                file.write(bytes(n_bytes))  # or a full file system would be a bus error later
+                file.write(bytes(n_bytes))  # otherwise a full file system would cause a bus error later
         except OSError as error:
             failure = str(error)
     name, failure = comm.bcast((name, failure))

@@ -1,4 +1,4 @@
-"""Whether what is installed was made from the sources that lie on the disk: native modules, and names of the others."""
+"""Checks that the installation matches the sources on disk: native modules, and the files of all other modules."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ def check_built(root: Path = ROOT) -> None:
     """Compare every built module with its sources, before anything is started.
 
     Raises:
-        ConfigError: If one is not built from these, or if the installation looks for a module in a file that is gone.
+        ConfigError: If a module was built from other sources, or if the installation names a file that is gone.
     """
     folders = _folders(root)
     if folders:
@@ -24,7 +24,7 @@ def check_built(root: Path = ROOT) -> None:
 
 
 def _folders(root: Path) -> list[Path]:
-    """The sources of native modules in a checkout; an installed wheel has no build of its own to compare."""
+    """Folders with native sources in a checkout; an installed wheel has none to compare with its modules."""
     return sorted(root.glob("pipeline/*/native")) if (root.parent / "CMakeLists.txt").is_file() else []
 
 
@@ -37,7 +37,7 @@ def check_loaded(root: Path = ROOT) -> None:
 
 
 def library_of(folder: Path) -> Path | None:
-    """The file of a built module, found as an import would find it, but without an import of the package around it."""
+    """Find the file of a built module as an import would, but without importing the package around it."""
     for finder in sys.meta_path:
         found = finder.find_spec(_name(folder), [str(folder.parent)])
         if found is not None and found.origin is not None:
@@ -67,7 +67,7 @@ def _compare(folder: Path, built: str | None) -> None:
 
 
 def main() -> int:
-    """Say whether a build is needed: 0 if not, 1 after a line that names the module."""
+    """Return 0 if no build is needed; else print a line that names the module and return 1."""
     try:
         check_built()
     except ConfigError as error:

@@ -1,6 +1,6 @@
-"""The digest of a native module's sources: CMake compiles it into the module, and a job compares it with the disk's.
+"""The digest of a native module's sources. CMake compiles it into the module; a job compares it with that on disk.
 
-CMake runs this file as a program, without the package around it, so it imports the standard library alone.
+CMake runs this file as a program, without the package around it, so it imports only the standard library.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 SUFFIXES = frozenset({".cpp", ".hpp", ".inl", ".inc", ".txt"})
-#: What stands before the digest in a built module, so that it is found without loading the module.
+#: The text before the digest in a built module, by which it is found without loading the module.
 MARK = "parsimony-sources:"
 
 
@@ -31,13 +31,13 @@ def digest_of_sources(folder: Path) -> str:
 
 
 def digest_in(library: Path) -> str:
-    """The digest that a built module carries; empty in a module that was built before modules carried one."""
+    """Return the digest in a built module; empty if the module is older than these digests."""
     found = re.search(MARK.encode() + rb"([0-9a-f]{16})", library.read_bytes())
     return found.group(1).decode() if found else ""
 
 
 def write_source(folder: Path, path: Path) -> None:
-    """Write the C++ source that carries the digest, unless that is what the file holds already."""
+    """Write the C++ source with the digest, unless the file already has that content."""
     text = f'const char* parsimony_sources() {{ return "{MARK}{digest_of_sources(folder)}"; }}\n'
     if not path.is_file() or path.read_text() != text:
         path.write_text(text)

@@ -1,9 +1,9 @@
-"""Processes of one node that pass tensors through memory which all of them see.
+"""Processes of one node that pass tensors through shared memory.
 
-A message between processes of one node costs gloo a copy into the kernel, one out of it, and 0.2 to 0.5 ms until
-its receiver is awake. Here each process writes what it has into its own piece of shared memory, all meet, and
-whoever wants something reads it. They wait awake, since they wait for each other a few milliseconds at most; and
-while they wait they look whether the others still live, which MPI does not tell.
+A message between processes of one node costs gloo a copy into the kernel, one out of it, and 0.2 to 0.5 ms until its
+receiver is awake. Here each process writes its data into its own piece of shared memory, all meet, and then read what
+they need. They wait without sleeping, since they wait for each other only a few milliseconds. While they wait, they
+check whether the others are still alive, which MPI does not tell.
 """
 
 import os
@@ -22,19 +22,19 @@ from pipeline.runtime.members import Member, gone_of, lost, members_of
 from pipeline.runtime.mpi import MpiCommunicator, NodeMemory
 from pipeline.runtime.torch_group import TIMEOUT, torch_group
 
-MOST_AT_ONCE = 2**20  # bytes of a tensor that lie in shared memory; longer ones pass in pieces
+MOST_AT_ONCE = 2**20  # bytes of a tensor in shared memory; longer tensors pass in pieces
 AWAKE = 0.02  # seconds that a process waits without sleeping
-NAP = 0.001  # seconds of sleep between two looks after that
-LOOK_AFTER_OTHERS = 0.2  # seconds between two looks at who lives, which take 0.2 ms for each process
+NAP = 0.001  # seconds of sleep between two checks after that
+LOOK_AFTER_OTHERS = 0.2  # seconds between two checks of who is alive, which take 0.2 ms for each process
 
 
 @dataclass
 class NodeGroup:
-    """The processes of a node, joined by its memory. Tensors live on the CPU.
+    """The processes of a node, joined by shared memory. Tensors live on the CPU.
 
-    Each process adds up its share of a sum, over the processes in order: results are bit-equal on all. A piece of
-    memory, `2 * MOST_AT_ONCE` bytes for each process, has two halves, used in turns: one is written again only after a
-    meeting which nobody reaches before having read it.
+    Each process adds up its share of a sum over the processes in order, so results are bit-equal on all. The memory has
+    `2 * MOST_AT_ONCE` bytes for each process, in two halves that are used in turn. A half is written again only after a
+    meeting that every process reaches after it has read the half.
     """
 
     memory: NodeMemory
@@ -105,7 +105,7 @@ class NodeGroup:
         self._meet()
 
     def _next_places(self) -> list[Tensor]:
-        """Return the half of each process's memory whose turn it is."""
+        """Return that half of each process's memory whose turn it is."""
         start = MOST_AT_ONCE * self._second
         self._second = not self._second
         return [piece[start : start + MOST_AT_ONCE] for piece in self.memory.pieces]
@@ -122,7 +122,7 @@ class NodeGroup:
                 part.copy_(places[0])
 
     def _in_parts(self, tensor: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Go through a contiguous tensor: a part of it, and the part's place in the memory of each process."""
+        """Iterate over the parts of a contiguous tensor, each with its place in the memory of every process."""
         for part in torch.split(tensor.detach().view(-1), MOST_AT_ONCE // tensor.element_size()):
             n_bytes = part.numel() * part.element_size()
             yield part, [place[:n_bytes].view(part.dtype) for place in self._next_places()]
@@ -131,7 +131,7 @@ class NodeGroup:
         """Wait for all processes.
 
         Raises:
-            ProcessLostError: If one has died, or has not come for as long as torch's group would wait.
+            ProcessLostError: If a process has died, or has not arrived within the time that torch's group would wait.
         """
         are_all_here = self.memory.arrive()
         start = looked = time.monotonic()
@@ -154,7 +154,7 @@ class NodeGroup:
 
 @contextmanager
 def process_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communicator]:
-    """Join the processes of this launch: by memory where all compute on the CPUs of one node, else by torch.
+    """Join the processes of this launch: by shared memory where all compute on the CPUs of one node, else by torch.
 
     Raises:
         ConfigError: If `torch_group` refuses.

@@ -1,4 +1,4 @@
-"""Who made an artefact: commit, code, inputs, versions, host, GPU, Slurm job, command, and what it cost."""
+"""The provenance of an artefact: commit, code, inputs, versions, host, GPU, Slurm job, command, and cost."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ from pipeline.runtime.software import versions
 
 
 def cpu_model() -> str:
-    """The processor's name as the kernel tells it."""
+    """The processor's name as the kernel reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -29,18 +29,18 @@ def cpu_model() -> str:
     )
 
 
-# A stage imports this before it works; a command that makes nothing never does.
+# A stage imports this module before it works, so the cost starts here; commands without artefacts don't import it.
 _COUNTERS_AT_START = Counters.now()
 
 
 def cost() -> dict[str, float]:
-    """What this process spent so far: seconds, processor seconds, peak memory, and energy where it is counted.
+    """Resources that this process spent so far: seconds, processor seconds, peak memory, and energy where counted.
 
-    Peak memory is that of this process alone; energy is that of its node.
+    Peak memory is that of this process alone; energy is that of its whole node.
     """
     ticks = os.sysconf("SC_CLK_TCK")
     try:
-        # The 22nd word: when the process started, in ticks since the machine did. Its name, the 2nd, may hold blanks.
+        # Field 22 is the start of the process in ticks since boot. Field 2, its name, may hold blanks.
         started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / ticks
         seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - started
     except (OSError, ValueError, IndexError):
@@ -55,7 +55,7 @@ def cost() -> dict[str, float]:
 
 
 def gpus() -> list[str]:
-    """The names of the GPUs that this process may use; none where torch was not needed."""
+    """The names of the GPUs that this process may use; none where torch was not imported."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return []
@@ -73,7 +73,7 @@ def inputs_of(arguments: list[str]) -> dict[str, str]:
 
 
 def slurm() -> dict[str, str]:
-    """What Slurm tells a job about itself, by short names; nothing outside of one."""
+    """Slurm's information for this job, by short names; empty outside of a job."""
     names = {
         "job": "SLURM_JOB_ID",
         "array_task": "SLURM_ARRAY_TASK_ID",

@@ -1,4 +1,4 @@
-"""What this program asks of Slurm beside Snakemake: which jobs are ours, to end them, to be queued again."""
+"""The use of Slurm apart from Snakemake: find our jobs, end them, and queue this job again."""
 
 import logging
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 from pipeline.artifacts.lock import Holder, killed_holder, lock_file
 from pipeline.errors import PipelineError
 
-# What the clients say on a machine where they are installed and that belongs to no cluster.
+# Errors of the clients on a machine where they are installed but which belongs to no cluster.
 NO_CLUSTER = ("configuration source", "failed to fetch config")
-# Slurm gives a job KillWait seconds, usually 30, to end by itself; then a full queue may take its time.
+# Slurm gives a job KillWait seconds, usually 30, to end by itself; a full queue may then take a while longer.
 SECONDS_TO_END = 600
 
 
@@ -37,16 +37,16 @@ def _require_client(program: str) -> None:
 
 
 def jobs_of(checkout: Path) -> list[str]:
-    """The ids of the jobs in Slurm's queue that a killed main process of this checkout left, waiting or running."""
+    """The ids of the jobs that a killed main process of this checkout left in Slurm's queue, waiting or running."""
     killed = killed_holder(checkout)
     return jobs_named(killed.jobs) if killed else []
 
 
 def jobs_named(names: str) -> list[str]:
-    """The ids of this user's jobs in Slurm's queue, which have names with commas between them; none without a name.
+    """The ids of this user's jobs in Slurm's queue with one of the names between commas; none without a name.
 
     Raises:
-        PipelineError: If Slurm doesn't answer, or isn't to be found here: nobody knows then.
+        PipelineError: If Slurm doesn't answer or isn't found here, so that the jobs are unknown.
     """
     if not names:
         return []
@@ -62,11 +62,11 @@ def jobs_named(names: str) -> list[str]:
 def cancel_jobs_of(killed: Holder) -> list[str]:
     """End the jobs that a killed main process left, and wait until they are gone; return their ids.
 
-    A training writes a checkpoint first, and goes on from there when it is started again.
+    A training first writes a checkpoint, and continues from it when it is started again.
 
     Raises:
-        PipelineError: If they don't end, or if the main process was another machine's: should its file system keep
-            locks to itself, it may live.
+        PipelineError: If the jobs don't end, or if the main process ran on another machine. It may still be alive
+            there, because a file system may keep its locks to one machine.
     """
     jobs = jobs_named(killed.jobs)
     if jobs and killed.host != socket.gethostname():
@@ -87,10 +87,10 @@ def cancel_jobs_of(killed: Holder) -> list[str]:
 
 
 def queue_again() -> bool:
-    """Have Slurm start this job again, under the same id, when it ends before its time is up; return whether it will.
+    """Ask Slurm to start this job again, under the same id, if it ends before its time is up; return whether it will.
 
-    A job that is being cancelled or ended at its limit is told so by the same signal, and is none of ours to bring
-    back: its state has then left RUNNING before the signal came. A preempted one comes back either way.
+    The same signal reaches a job that is cancelled or at its time limit. Such a job must not come back: its state left
+    RUNNING before the signal came. A preempted job comes back either way.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or shutil.which("scontrol") is None:
@@ -109,7 +109,7 @@ def queue_again() -> bool:
 
 
 def _call(*command: str) -> str:
-    """Call one of Slurm's clients, and again for a while if the controller doesn't answer."""
+    """Call one of Slurm's clients, again and again for a while if the controller doesn't answer."""
     for seconds_to_wait in (1, 4, 15, 0):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:

@@ -1,7 +1,7 @@
 """Every change that this program makes to private parts of Snakemake and of its executor for Slurm, with its reason.
 
 The changes were written for the versions below. With any other version `check_versions` ends the run with one line,
-because nobody has read what the private parts have become.
+because the private parts may have changed.
 """
 
 import re
@@ -17,14 +17,14 @@ from pipeline.errors import ConfigError
 SNAKEMAKE = ("snakemake", "9.27")
 SLURM = ("snakemake-executor-plugin-slurm", "2.8.0")
 MODULE = "snakemake_executor_plugin_slurm"
-#: Seconds before a job is submitted again that the queue had no room for.
+#: Seconds before a job is submitted again if the queue had no room for it.
 SECONDS_UNTIL_ROOM = 30.0
-# What Slurm and its executor say while a queue is full or a daemon away: the same submission succeeds later.
+# Messages of Slurm and its executor while a queue is full or a daemon is down: the same submission succeeds later.
 FOR_NOW = re.compile(
     r"MaxSubmitJob|MaxSubmitPerUser|temporarily unable|Unable to contact slurm controller|Socket timed out"
     r"|Unable to test the validity"
 )
-# What else Slurm says when it refuses a job, and what a person changes then.
+# Other messages with which Slurm refuses a job, and the change that helps.
 ADVICE = (
     ("account", "set slurm_account in the profile to one that `sacctmgr show associations user=$USER` lists"),
     ("partition", "set slurm_partition in the profile to one that `sinfo` lists"),
@@ -35,7 +35,7 @@ ADVICE = (
 
 
 def check_versions(*, with_slurm: bool) -> None:
-    """Raise ConfigError unless what is changed here is what it was when the changes were written."""
+    """Raise ConfigError unless Snakemake and its executor have the versions that the changes were written for."""
     for package, wanted in (SNAKEMAKE, *([SLURM] if with_slurm else [])):
         found = version(package)
         if found != wanted and not found.startswith(f"{wanted}."):
@@ -46,10 +46,10 @@ def check_versions(*, with_slurm: bool) -> None:
 
 
 def leave_outputs_marked() -> None:
-    """Have a job leave its outputs marked as incomplete when it ends.
+    """Make a job leave its outputs marked as incomplete when it ends.
 
-    The main process records what an output was made from after its job has ended. If the main process was killed before
-    that, nobody could tell later whether the output is stale: with the mark, the output is made again.
+    The main process records an output's inputs after the job has ended. If the main process is killed before that,
+    nobody could tell later whether the output is up to date; because of the mark, it is made again.
     """
     from snakemake.persistence.file import FilePersistence
 
@@ -57,7 +57,7 @@ def leave_outputs_marked() -> None:
 
 
 def name_code_changes() -> None:
-    """Have Snakemake say that code has changed, where it would say that parameters have.
+    """Make Snakemake report that code has changed, where it would report changed parameters.
 
     Every rule has the digest of its code as a parameter, since Snakemake does not look into an installed package.
     """
@@ -74,10 +74,10 @@ def name_code_changes() -> None:
 
 
 def _renamed(reason: Any) -> tuple[str, str]:
-    """What Snakemake says of changed parameters, and what is said instead."""
+    """Return Snakemake's text on changed parameters, and the text to replace it."""
     change = reason.params_changed
     said = f"Params have changed since last execution: {change}"
-    # A parameter that is the digest of a stage's code, as Snakemake records it.
+    # A parameter that holds the digest of a stage's code, as Snakemake records it.
     codes = [
         {text for text in texts if re.fullmatch(r"[0-9a-f]{16}", str(text).strip(QUOTES))}
         for texts in (change.only_old, change.only_new)
@@ -99,8 +99,8 @@ def mend_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]
     """Change how Snakemake's executor for Slurm asks for states and submits jobs.
 
     Args:
-        executor: The main process's.
-        refused: Takes the jobs that Slurm refuses.
+        executor: The main process's executor.
+        refused: The list to which jobs that Slurm refuses are added.
         record: Called with True before the first job is submitted, and with False if it was refused and none is left.
     """
     module: Any = sys.modules[MODULE]
@@ -115,9 +115,9 @@ SlurmStates = tuple[dict[str, str] | None, float | None]
 def _answered(ask: Callable[..., Any], run: str) -> Callable[..., Any]:
     """Ask for the states of jobs in a way that loses none.
 
-    The executor forgets all its jobs when Slurm's database doesn't answer, and waits for them for ever. The controller
-    knows them too, for some minutes after they end; when neither answers, the states are as they were. And sacct says
-    "CANCELLED by 1000" of a job that a person has cancelled, which the executor takes for a job that still runs.
+    The executor forgets all its jobs when Slurm's database doesn't answer, and waits for them forever. The controller
+    knows them too, for some minutes after they end; when neither answers, the states stay as they were. For a job that
+    a person has cancelled, sacct says "CANCELLED by 1000", which the executor takes for a running job.
     """
     squeue = f"squeue --format={shlex.quote('%i|%T')} --states=all --noheader --name {run}"
     told = False
@@ -139,11 +139,11 @@ def _answered(ask: Callable[..., Any], run: str) -> Callable[..., Any]:
 
 
 def _together(command_of: Callable[[Any], str]) -> Callable[[Any], str]:
-    """Run the jobs of a group beside each other on the cores that the group was given.
+    """Run the jobs of a group in parallel on the cores that the group was given.
 
-    The executor starts a Snakemake in the allocation that starts each job as a step of its own and waits for it, so
-    that a group of four takes four cores and four times as long (issue 469 of the executor). Snakemake's executor for
-    one machine runs them together, and starts no further Snakemake for each.
+    In the allocation, the executor starts a Snakemake that runs each job as a step of its own and waits for it, so a
+    group of four takes four cores and four times as long (issue 469 of the executor). Snakemake's executor for one
+    machine runs the jobs in parallel, and starts no further Snakemake for each.
     """
 
     def format_job_exec(job: Any) -> str:
@@ -163,8 +163,8 @@ def _together(command_of: Callable[[Any], str]) -> Callable[[Any], str]:
 class _Submissions:
     """The submissions of one main process: each ends with a job in the queue or with one line that says why not.
 
-    The executor formats the rule of a job in its own handler of errors. A group job has none: the handler fails, nobody
-    hears of the job again, and the main process waits for it for ever.
+    In its error handler, the executor formats the rule of a job. A group job has no rule: the handler fails, the job is
+    never reported, and the main process waits for it forever.
     """
 
     def __init__(self, executor: Any, refused: list[Any], record: Callable[[bool], None]) -> None:
@@ -179,7 +179,7 @@ class _Submissions:
         self.local = threading.local()
 
     def take_over(self) -> None:
-        """Put these methods in the place of the executor's."""
+        """Replace the executor's methods by these."""
         executor = self.executor
         executor.run_job = self.run_job
         executor._report_job_error_threadsafe = self.note_refusal
@@ -195,13 +195,13 @@ class _Submissions:
                 method()
             except (
                 OSError
-            ) as error:  # its last work is a table of efficiencies, which a full disk has no room for
+            ) as error:  # at its end it writes a table of efficiencies, for which a full disk has no room
                 self.executor.logger.warning(f"Slurm's figures of this run were not written: {error}")
 
         return end
 
     def run_job(self, job: Any) -> None:
-        """Submit a job; while the queue is full, or a daemon of Slurm is away, again and again."""
+        """Submit a job; while the queue is full or a daemon of Slurm is down, try again and again."""
         with self.lock:
             self.under_way += 1
             if self.under_way == 1 and not self.accepted:
@@ -229,7 +229,7 @@ class _Submissions:
             self.refuse(sys.modules[MODULE].SubmittedJobInfo(job), text)
 
     def _attempt(self, job: Any) -> str:
-        """Submit a job once; return why it was refused, or nothing."""
+        """Submit a job once; return why it was refused, or an empty text."""
         self.local.reasons = []
         try:
             self.submit(job)
@@ -240,7 +240,7 @@ class _Submissions:
         return reasons[-1] if reasons else ""
 
     def note_refusal(self, job_info: Any, msg: str) -> None:
-        """Keep why a submission of this thread was refused; of an array of jobs, tell it at once."""
+        """Record why a submission of this thread was refused; for an array of jobs, report it at once."""
         if getattr(self.local, "reasons", None) is None:
             self.refuse(job_info, msg)
         else:
@@ -248,7 +248,7 @@ class _Submissions:
 
 
 def said_by_slurm(text: str) -> str:
-    """What Slurm said in a message of the executor, without the command that it goes on with, in one line."""
+    """Return Slurm's own text in a message of the executor, without the command that follows, in one line."""
     inner = re.search(r"error message was '(.*?)'\.?\n", text, flags=re.DOTALL)
     said = inner.group(1) if inner else text.partition("sbatch call:")[0]
     lines = [re.sub(r"^\w+: error: ", "", line.strip()) for line in said.splitlines()]

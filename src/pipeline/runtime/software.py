@@ -1,7 +1,7 @@
 """One set of software for all jobs: the main process records its versions, and every job compares its own with them.
 
-The record travels in the environment, which Slurm's and the generic executor's jobs inherit from the main process. A
-stage that a person starts by hand finds no record, and any software is fine.
+The record travels in the environment: Slurm's and the generic executor's jobs inherit it from the main process. A stage
+that is started by hand finds no record, and accepts any software.
 """
 
 import functools
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 
 
 def record_software(code: Mapping[str, str]) -> None:
-    """Tell the jobs that will be started what software they should find, and code where they may wait in a queue."""
+    """Record for later jobs which software they should find, and which code if they may wait in a queue."""
     os.environ[VARIABLE] = json.dumps({"versions": versions(), "code": dict(code)}, sort_keys=True)
 
 
@@ -68,11 +68,11 @@ def check_software() -> None:
 
 
 def check_code(stage: str, planned: str, root: Path = ROOT) -> str:
-    """Compare a stage's code that this process has loaded with that its job was planned with, and return its digest.
+    """Compare the stage's loaded code with the code that its job was planned with, and return the loaded code's digest.
 
-    Called when the stage is imported, so that what was loaded is what is compared. Snakemake records the digest that a
-    job was planned with: a result of other code under it would never be made again. A stage that a person starts
-    was not `planned`.
+    Called when the stage is imported, so that the loaded code is compared. Snakemake records the digest that a job was
+    planned with: a result of other code under that digest would never be made again. `planned` is empty for a stage
+    that is started by hand.
 
     Raises:
         ConfigError: If the code has changed since, or a native module was built from other sources.
@@ -90,6 +90,6 @@ def check_code(stage: str, planned: str, root: Path = ROOT) -> str:
 
 
 def _recorded() -> dict[str, Any] | None:
-    """What the main process recorded; None where there is no main process."""
+    """Return the main process's record; None where there is no main process."""
     recorded: dict[str, Any] | None = json.loads(os.environ.get(VARIABLE) or "null")
     return recorded

@@ -1,11 +1,11 @@
-"""A request to end: the signal that a batch system sends some seconds before it kills a job, or a Ctrl-C."""
+"""A request to end: Ctrl-C, or the signal that a batch system sends some seconds before it kills a job."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: Exit code of a job that was asked to end and can go on later: `EX_TEMPFAIL` of sysexits.h.
+#: Exit code of a job that was asked to end and can continue later: `EX_TEMPFAIL` of sysexits.h.
 EXIT_INTERRUPTED = 75
 
 
@@ -22,7 +22,7 @@ def asked_to_end(note: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 @contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """Note requests to end, and yield what tells whether one has come."""
+    """Record requests to end, and yield a function that tells whether one has come."""
     came: list[int] = []
     with asked_to_end(lambda signum, _frame: came.append(signum)):
         yield lambda: bool(came)

@@ -1,4 +1,4 @@
-"""Failures that all processes share: if one process fails, all of them end with one line, and none waits."""
+"""Failures that all processes share: if one process fails, all end with one line, and none keeps waiting."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ _KINDS: dict[str, type[Exception]] = {
 }
 
 _ORDER = "call the same methods in the same order on all processes"
-_ALIKE = "{"  # begins what `require_alike` tells, and no failure
+_ALIKE = "{"  # first letter of the text from `require_alike`, and of no failure
 _SYSTEM = "errno "  # before the number of an error of the system, such as a full disk
 
 
@@ -35,7 +35,7 @@ def gather_text(communicator: Communicator, text: str) -> list[str]:
 
 
 def _told(failure: BaseException) -> str:
-    """Return a failure for the others: what kind it is, and its text."""
+    """Return a failure as text for the other processes: its kind and its message."""
     if isinstance(failure, OSError) and failure.errno:
         where = "" if failure.filename is None else f": {failure.filename}"
         return f"{_SYSTEM}{failure.errno}\n{failure.strerror}{where}"
@@ -48,11 +48,11 @@ def _told(failure: BaseException) -> str:
 def together(communicator: Communicator) -> Iterator[None]:
     """Run a block that is not collective, and raise on all processes if it fails on one; collective.
 
-    What interrupts a process, such as Ctrl-C, ends the others too.
+    An interruption of one process, such as Ctrl-C, ends the others too.
 
     Raises:
-        Exception: One of the failure's type where it is one that users act on, else RuntimeError; it names the first
-            process that failed. That process raises its own, and so does one that was interrupted.
+        Exception: On the first process that failed, its own exception. On the others, one of the same type if users can
+            act on it, else RuntimeError; it names the first process. An interrupted process raises its own exception.
     """
     failure: BaseException | None = None
     try:
@@ -76,9 +76,9 @@ def together(communicator: Communicator) -> Iterator[None]:
 
 
 def require_alike(communicator: Communicator, values: Mapping[str, object]) -> None:
-    """Raise ConfigError on all processes unless all have passed the same values by the same names; collective.
+    """Raise ConfigError on all processes unless all have passed the same values under the same names; collective.
 
-    They are numbers, texts, lists and None; what is none of these is compared by its words.
+    Values are numbers, texts, lists and None; anything else is compared by its text.
     """
     told = json.dumps(values, default=_plain)
     texts = gather_text(communicator, told)
@@ -100,9 +100,9 @@ def require_alike(communicator: Communicator, values: Mapping[str, object]) -> N
 
 
 def _plain(value: object) -> object:
-    """Return a number of NumPy or torch as one of Python's, and anything else as text.
+    """Return a number of NumPy or torch as a Python number, and anything else as text.
 
-    One process that failed here would leave the others waiting.
+    It never fails: a process that failed here would leave the others waiting.
     """
     item = getattr(value, "item", None)
     try:

@@ -1,10 +1,10 @@
 """A torch process group among processes that MPI started.
 
-MPI is the launcher on laptop and cluster alike; torch's wheels carry gloo and nccl, not MPI. So process 0 listens at an
-address of the network that reaches the other nodes and at no other, MPI tells the rest, and torch opens its group
-there. Who can reach that address is all that keeps strangers out: torch's store asks nobody who he is. Every key in
-it begins with a token of this meeting, told by MPI, which keeps jobs apart that mistake each other's address; it is
-no secret, since whoever connects may list the keys.
+MPI is the launcher on laptop and cluster alike, but torch's wheels carry only gloo and nccl. So process 0 listens at
+one address of the network that reaches the other nodes, MPI tells the address to the rest, and torch opens its group
+there. Nothing but access to that address keeps strangers out: torch's store has no authentication. Every key in it
+begins with a token of this meeting, told by MPI. The token separates jobs that use each other's address by mistake. It
+is no secret, since whoever connects may list the keys.
 """
 
 import os
@@ -50,10 +50,10 @@ TIMEOUT = timedelta(minutes=10)
 
 
 def local_address(other_nodes: Sequence[str]) -> str:
-    """Return the address at which other nodes of the job reach this node; without any, no other machine reaches it.
+    """Return the address at which other nodes of the job reach this node; without other nodes, only this machine can.
 
     Raises:
-        ConfigError: If the interface that `PARSIMONY_INTERFACE` names has no address, or no route leads to them.
+        ConfigError: If the interface that `PARSIMONY_INTERFACE` names has no address, or no route leads to the nodes.
     """
     wanted = os.environ.get(INTERFACE)
     if wanted:
@@ -67,7 +67,7 @@ def local_address(other_nodes: Sequence[str]) -> str:
     if not other_nodes:
         return "127.0.0.1"
     try:
-        # Nothing is sent: a datagram's socket learns by connecting which address its packets would carry.
+        # Nothing is sent: connecting a datagram socket is enough to learn its own address for these packets.
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((other_nodes[0], 9))
             return str(probe.getsockname()[0])
@@ -87,7 +87,7 @@ def interface_of(address: str) -> str | None:
 
 
 def open_store(address: str, mpi: MpiCommunicator) -> dist.PrefixStore:  # type: ignore[name-defined]  # torch's stubs leave stores out
-    """Meet in a store that process 0 holds, at its address and a free port, under a token of this meeting."""
+    """Meet in a store of process 0, at its address and a free port, under a token of this meeting."""
     listener = None
     told = ""
     if mpi.rank == 0:
@@ -101,7 +101,7 @@ def open_store(address: str, mpi: MpiCommunicator) -> dist.PrefixStore:  # type:
         is_master=mpi.rank == 0,
         timeout=TIMEOUT,
         wait_for_workers=False,
-        # From here on the store closes it.
+        # The store closes the listener from here on.
         master_listen_fd=listener.detach() if listener is not None else None,
     )
     return dist.PrefixStore(token, store)  # type: ignore[attr-defined]
@@ -110,9 +110,9 @@ def open_store(address: str, mpi: MpiCommunicator) -> dist.PrefixStore:  # type:
 def backend_for(device: torch.device, mpi: MpiCommunicator) -> str:
     """Return the backend: nccl if every process has a GPU of its own, else gloo.
 
-    Processes that each see one GPU, bound to them by the launcher, all call it 0: GPUs are told apart by their
-    identifiers, and all processes decide by the same list. No backend joins processes with a GPU and others without,
-    which is a ConfigError.
+    Processes may each see one GPU, bound to them by the launcher, and all call it 0. GPUs are therefore told apart by
+    their identifiers, and all processes decide by the same list. No backend joins processes with a GPU and others
+    without: this is a ConfigError.
     """
     own = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
     everybodys = [told.split() for told in mpi.all_gather_text(f"{socket.gethostname()} {device.type} {own}")]
@@ -143,7 +143,7 @@ def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communic
     address = local_address(others if mpi.local_size < mpi.size else [])
     interface = interface_of(address)
     if interface is not None:
-        # The connections between processes take the same network as the store.
+        # The connections between processes use the same network as the store.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     if device.type == "cuda":

@@ -9,6 +9,6 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def shown(value: object) -> str:
-    """Return how an error tells of a value that was passed: its representation, on one line and not too long."""
+    """Return the representation of a value that was passed, for an error: on one line and not too long."""
     words = " ".join(repr(value).split())
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."
