@@ -1,6 +1,6 @@
 """The command line: what a person or a scheduler calls, and the stages that the workflow calls.
 
-Heavy imports stand inside the stages, so that `--help` and a refused argument answer at once.
+Heavy imports are inside the stages, so that `--help` and a refused argument answer at once.
 """
 
 import argparse
@@ -40,7 +40,7 @@ INPUTS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that answers a word it does not know with the word that was probably meant."""
+    """A parser that answers an unknown word with the word that was probably meant."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = [str(choice) for choice in action.choices or ()]
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check_output(options: argparse.Namespace) -> None:
     """Refuse an output that a stage could not write, before it computes for hours.
 
-    One that was meant as a folder is refused too: a stage's files would lie beside it.
+    An output that names a folder is refused too: the files of the stage would lie beside that folder.
     """
     output = options.output
     if output.name != "manifest.json":
@@ -192,7 +192,7 @@ def _is_first_process() -> bool:
 
 
 def _wait_for_inputs(options: argparse.Namespace) -> None:
-    """Give a shared file system time to show this node what the first process's node sees already."""
+    """Give a shared file system time to show this node the files that the first process's node sees already."""
     inputs = [value for name, value in vars(options).items() if name in INPUTS and value is not None]
     patience = Patience()
     while not all(path.exists() for path in inputs) and not patience.ended:
@@ -200,7 +200,7 @@ def _wait_for_inputs(options: argparse.Namespace) -> None:
 
 
 def _files_among(options: argparse.Namespace) -> list[Path]:
-    """The files that a stage was given to read."""
+    """Return the files that a stage was given to read."""
     given = [value for name, value in vars(options).items() if name != "output"]
     flat = [entry for value in given for entry in (value if isinstance(value, list) else [value])]
     return [entry for entry in flat if isinstance(entry, Path) and entry.is_file()]
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         or SIGINT, or 130 on SIGINT where there is none to write; commands may have codes of their own.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A locale without the micro sign gets an escape for it, and no error.
+        # In a locale without the micro sign, an escape is printed for it instead of an error.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except PipelineError as error:
         if not _is_first_process() and not isinstance(error, ProcessLostError):
-            # All processes of a group usually fail alike: the first one's line then ends the group before these.
+            # All processes of a group usually fail alike: the first process's line then ends the group before these.
             time.sleep(5)
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -266,12 +266,12 @@ def main(arguments: list[str] | None = None) -> int:
             if queue_again():
                 print("Slurm starts this job again", file=sys.stderr)
         else:
-            # The first to end may end the group: the first process has Slurm to talk to before.
+            # The first process to end may end the group, and process 0 has to talk to Slurm before.
             time.sleep(60)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         if not _is_first_process():
-            # The first to end ends the group: the first process has a word to say before, unless it waits for another.
+            # The first process to end ends the group, and process 0 prints a line before, unless it waits for others.
             time.sleep(5)
         print("interrupted", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""Sections whose keys are options that a core states itself, chosen by `name`."""
+"""Sections whose keys are the options of a core, chosen by `name`."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -25,14 +25,14 @@ def section_of(
     """Return the section of a study whose keys are `name` and the options of a core.
 
     Args:
-        base: What the section derives from.
-        options: A frozen dataclass or a function; types with bounds, defaults and descriptions are its own.
-        name: What the section is chosen by; without one it is no choice and has no such key.
+        base: The class that the section derives from.
+        options: A frozen dataclass or a function, with types, bounds, defaults and descriptions.
+        name: The name that the section is chosen by; without it, the section is no choice and has no such key.
         required: Options that a study has to give, whatever their default is.
         without: Options that a study cannot give.
-        hints: Types of YAML by the types that they stand for in the core, also as entries of tuples.
+        hints: Types in YAML by the types in the core that they replace, also as entries of tuples.
     """
-    # A complex number has no notation in YAML: studies take its real values.
+    # YAML has no notation for a complex number, so studies give real values.
     known = {complex: Positive} | dict(hints or {})
     keys: dict[str, Any] = {}
     if name is not None:
@@ -48,14 +48,14 @@ def section_of(
 
 
 def _field(default: Any, description: str | None) -> Any:
-    """A key; the schema writes no default that is an object of the core."""
+    """Return a key; a default that is an object of the core is not written to the schema."""
     if dataclasses.is_dataclass(default):
         return Field(default_factory=lambda: default, description=description)
     return Field(default, description=description)
 
 
 def _in_yaml(hint: Any, known: Mapping[Any, Any]) -> Any:
-    """Replace a type, or that of a tuple's entries, by the one that stands for it in a study."""
+    """Replace a type, or that of a tuple's entries, by the type that replaces it in a study."""
     if get_origin(hint) is tuple and get_args(hint)[-1] is ...:
         return tuple[_in_yaml(get_args(hint)[0], known), ...]  # type: ignore[misc]  # computed
     return known.get(hint, hint)
@@ -63,13 +63,13 @@ def _in_yaml(hint: Any, known: Mapping[Any, Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What pydantic needs to know of a registry: `Annotated[Smoothing, Choice(SMOOTHINGS)]`.
+    """Pydantic's view of a registry: `Annotated[Smoothing, Choice(SMOOTHINGS)]`.
 
-    A section such as `{name: mixup, alpha: 0.4}` becomes the object that the registry has under that name, and is
-    written as such a section again. Nothing of an entry is written down a second time.
+    A section such as `{name: mixup, alpha: 0.4}` becomes the registry's object of that name, and is written as such a
+    section again. Nothing of an entry is written down a second time.
 
     Attributes:
-        registry: Frozen dataclasses by the names that studies know them by.
+        registry: Frozen dataclasses by their names in studies.
         required: Fields that a study has to give, whatever their default is.
         without: Fields that a study cannot give.
         sections: Sections that a study may write instead of an entry; they stay sections.

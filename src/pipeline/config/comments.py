@@ -15,10 +15,10 @@ Schema = dict[str, Any]
 
 
 def commented(text: str) -> str:
-    """Return the YAML of a study, or of a part of one, with every key explained where it stands for the first time.
+    """Return the YAML of a study, or of a part of one, with every key explained at its first occurrence.
 
-    Lines that are comments are replaced, but for those before the first blank line, which introduce the file; comments
-    behind a value stay.
+    Comment lines are replaced, except those before the first blank line, which introduce the file. Comments after a
+    value stay.
     """
     introduction, blank, rest = text.partition("\n\n") if text.startswith("#") else ("", "", text)
     lines = [line for line in rest.splitlines() if not line.lstrip().startswith("#")]
@@ -34,7 +34,7 @@ def _study() -> Schema:
 
 
 def _comments(node: Any, kind: Schema, told: set[tuple[str, str]]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the comments for the keys below a node, by line; `told` are the keys that were explained before."""
+    """Yield the comments for the keys below a node, by line; `told` has the keys that were explained before."""
     if getattr(node, "flow_style", False):
         return
     if isinstance(node, yaml.SequenceNode):
@@ -55,8 +55,8 @@ def _comments(node: Any, kind: Schema, told: set[tuple[str, str]]) -> Iterator[t
 
 
 def _explained(key: str, kind: Schema, told: set[tuple[str, str]]) -> Iterator[str]:
-    """Yield what a key is for and what may be chosen, unless that was said before or it only names its section."""
-    # Of a section's own description the schema tells nothing twice.
+    """Yield the meaning of a key and its choices, unless they were told before or the key only names its section."""
+    # A key without a description of its own takes that of its section.
     text = next((part["description"] for part in (kind, *_variants(kind)) if "description" in part), "")
     if (key, text) in told or (key == "name" and "const" in kind):
         return
@@ -66,13 +66,13 @@ def _explained(key: str, kind: Schema, told: set[tuple[str, str]]) -> Iterator[s
     yield f"{text} One of: {', '.join(words)}." if missing else text
     for name, choice in _choices(kind).items():
         own = ", ".join(other for other in choice["properties"] if other != "name")
-        # Without the papers that a docstring cites.
+        # Leaves out the citations of a docstring.
         summary = re.sub(r" \[\d[^]]*\]", "", choice.get("description", ""))
         yield f"  {name}{f' {{{own}}}' if own else ''}: {summary}"
 
 
 def _inline(entry: Any, kind: Schema, told: set[tuple[str, str]]) -> Iterator[str]:
-    """Yield what the keys of a mapping on one line are for, unless that was said before."""
+    """Yield the meaning of each key of a mapping on one line, unless it was told before."""
     if isinstance(entry, yaml.MappingNode) and entry.flow_style:
         known = _keys(kind, entry) or _keys(_entries(kind), entry)
         for key, _ in entry.value:
@@ -82,14 +82,14 @@ def _inline(entry: Any, kind: Schema, told: set[tuple[str, str]]) -> Iterator[st
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    """Write a line as comments of at most a file's width; wrapped lines are indented further."""
+    """Write a line as comments no wider than a file; wrapped lines are indented further."""
     inner = indent + "# " + " " * (len(text) - len(text.lstrip()))
     further = inner + ("  " if text.startswith(" ") else "")
     return textwrap.wrap(text.strip(), WIDTH, initial_indent=inner, subsequent_indent=further)
 
 
 def _variants(kind: Schema) -> Iterator[Schema]:
-    """Yield the schemas of which a value may have any one."""
+    """Yield the alternative schemas of a value."""
     if "$ref" in kind:
         yield from _variants(_study()["$defs"][kind["$ref"].rpartition("/")[2]])
     elif members := kind.get("anyOf") or kind.get("oneOf"):
@@ -100,7 +100,7 @@ def _variants(kind: Schema) -> Iterator[Schema]:
 
 
 def _entries(kind: Schema) -> Schema:
-    """The schema of the entries of a list or of a mapping."""
+    """Return the schema of the entries of a list or of a mapping."""
     for part in _variants(kind):
         several = [*part.get("patternProperties", {}).values(), *part.get("prefixItems", [])]
         if found := part.get("items") or part.get("additionalProperties") or next(iter(several), None):
@@ -109,7 +109,7 @@ def _entries(kind: Schema) -> Schema:
 
 
 def _parts(kind: Schema) -> list[Schema]:
-    """The schemas of a value, or of the entries of a list."""
+    """Return the schemas of a value, or of the entries of a list."""
     return [
         one
         for part in _variants(kind)
@@ -118,13 +118,13 @@ def _parts(kind: Schema) -> list[Schema]:
 
 
 def _choices(kind: Schema) -> dict[str, Schema]:
-    """The sections that a key chooses between by name."""
+    """Return the sections that a key chooses between, by name."""
     names = ((part, part.get("properties", {}).get("name", {})) for part in _parts(kind))
     return {name["const"]: part for part, name in names if "const" in name}
 
 
 def _keys(kind: Schema, node: yaml.MappingNode) -> dict[str, Schema]:
-    """What a section says of its keys, chosen by its name where there are several."""
+    """Return the schemas of a section's keys; where there are several sections, its name chooses."""
     parts = list(_variants(kind))
     if choices := _choices({"anyOf": parts}):
         names = [value.value for key, value in node.value if key.value == "name"]

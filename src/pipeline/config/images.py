@@ -1,4 +1,4 @@
-"""Which images are learnt, and by what network."""
+"""The images of a study, and their data sets."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,9 +11,9 @@ from pipeline.data.images import ImageSet
 from pipeline.data.splits import Split, split
 from pipeline.options import Count, Seed
 
-#: Images that data sets of a fixed size have to train and to validate on; a folder's are counted when it is read.
+#: Number of images to train and validate on, for data sets of a fixed size; a folder's are counted when it is read.
 N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437, "letters": 24_800}
-#: Keys that data sets of one's own need.
+#: Keys that a user's own data sets need.
 NEEDED = {"folder": ("directory", "image_size", "channels"), "idx": ("directory",), "arrays": ("path",)}
 
 
@@ -64,7 +64,7 @@ class ImageData(Section):
     )
 
     def load(self, cache: Path) -> tuple[ImageSet, Split]:
-        """Return the images and their fixed split; what is fetched is kept in `cache`."""
+        """Return the images and their fixed split; downloads are kept in `cache`."""
         own: dict[str, Any] = self.model_dump(include={"image_size", "channels"}, exclude_none=True)
         if self.path is not None:
             own["path"] = Path(self.path)

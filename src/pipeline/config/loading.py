@@ -12,9 +12,9 @@ from pipeline.config.study import Study
 from pipeline.config.yaml_files import read_yaml, refuse_manifest
 from pipeline.errors import ConfigError
 
-# Collections whose entries a study names itself: a study file replaces them whole instead of adding to the default's.
+# Collections whose entries a study names itself: a study file replaces the default's entries instead of adding to them.
 NAMED_COLLECTIONS = ("training.runs", "matrices")
-# What else a study does not take from the default.
+# Other keys that a study does not take from the default.
 OWN_KEYS = ("training.claims", "precision.runs", "precision.networks", "scaling", "description", "beside")
 
 
@@ -33,10 +33,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_study(config: Mapping[str, Any], default: Path) -> Study:
-    """Validate what Snakemake read: a study file and `--config` values, or nothing, over `default.yaml`.
+    """Validate `default.yaml` with what Snakemake read laid over it: a study file and `--config` values, or nothing.
 
-    One that names its `study`, as every file does, brings its own runs and matrices, in place of the default's; one
-    that doesn't changes the default study.
+    A configuration that names its `study`, as every file does, has its own runs and matrices in place of the default's.
+    Any other one changes the default study.
 
     Raises:
         ConfigError: If a value is wrong; the message begins with the full path of the first one.
@@ -54,7 +54,7 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
 
 
 def _nearly_named(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """Find a new entry whose name nearly equals an existing one's, to explain a change that fails."""
+    """Find a new entry whose name nearly equals an existing one, to explain a change that fails."""
     for path in NAMED_COLLECTIONS:
         changed, there = (_at(tree, path.split(".")) for tree in (config, base))
         for name in changed.keys() - there.keys():
@@ -64,7 +64,7 @@ def _nearly_named(config: Mapping[str, Any], base: Mapping[str, Any]) -> str:
 
 
 def _at(tree: Any, path: Sequence[str]) -> dict[Any, Any]:
-    """Return the mapping at a path; an empty one if there is none."""
+    """Return the mapping at a path, or an empty one if there is none."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree if isinstance(tree, dict) else {}

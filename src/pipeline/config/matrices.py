@@ -1,4 +1,4 @@
-"""Compressed matrices: points, kernel, and how each is compressed, factorized and solved with."""
+"""Compressed matrices: points and kernel, and how each matrix is compressed, factorized and solved."""
 
 import math
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from pipeline.runtime.words import counted
 Task = Literal[
     "kriging", "capacitance", "scattering", "classification", "solve", "product", "logdet", "sample"
 ]
-# A kernel of one's own is a function in Python, and in a study the path of one.
+# A user's own kernel is a function in Python, and in a study the path of that function.
 STUDIED: dict[str, type[Kernel]] = {
     name: kind for name, kind in KERNELS.items() if kind not in (Custom, Imported)
 } | {"custom": Imported}
 ANY_POINTS = (*PLACES, "file", "embeddings", "uniform_square", "uniform_cube", "fibonacci_sphere")
-# The points that a task can be asked about.
+# The kinds of points that each task accepts.
 POINTS_OF: dict[str, tuple[str, ...]] = {
     "kriging": (*PLACES, "file"),
     "capacitance": ("sphere", "cube", "mesh"),
@@ -32,7 +32,7 @@ POINTS_OF: dict[str, tuple[str, ...]] = {
     "classification": ("embeddings",),
     **dict.fromkeys(("solve", "product", "logdet", "sample"), ANY_POINTS),
 }
-# Points that covariances are fitted to, at least, and numbers that samples hold together, at most: 8 GB.
+# Least number of points to fit a covariance to, and most numbers that samples hold together: 8 GB.
 FEWEST_FITTED, MOST_DRAWN = 10, 10**9
 AskedTask = Annotated[
     Task,
@@ -55,7 +55,7 @@ def require_fittable(n: int) -> None:
 
 
 def require_drawable(samples: int, n: int) -> None:
-    """Raise ConfigError if samples of n points are more numbers than should be drawn at once."""
+    """Raise ConfigError if samples of n points have more numbers than may be drawn at once."""
     if samples * n > MOST_DRAWN:
         raise ConfigError(
             f"samples: {samples:,} samples of {n:,} points are {samples * n:.3g} numbers; wanted at most "
@@ -150,7 +150,7 @@ class Predict(Section):
 
     @property
     def file_name(self) -> str:
-        """What the predictions are written to, beside the solution."""
+        """The file that the predictions are written to, beside the solution."""
         ending = Path(self.path or "places.nc").suffix.lower().removeprefix(".")
         return f"predictions.{self.format or (ending if ending in ('csv', 'nc', 'tif') else 'csv')}"
 
@@ -246,7 +246,7 @@ class Matrix(CompressSpec, SolveSpec):
     @model_validator(mode="before")
     @classmethod
     def _fit_a_length_scale(cls, data: Any) -> Any:
-        """Take `length_scale: fit` for a fit that starts from what the points suggest."""
+        """Take `length_scale: fit` for a fit that starts from a length scale derived from the points."""
         kernel = data.get("kernel") if isinstance(data, Mapping) else None
         if not isinstance(kernel, Mapping) or kernel.get("length_scale") != "fit":
             return data
@@ -321,7 +321,7 @@ class Matrix(CompressSpec, SolveSpec):
         return self
 
     def files(self) -> dict[str, str]:
-        """The files of one's own that the matrix is made from, by the key that names each."""
+        """The user's own files that the matrix is made from, by the key that names each."""
         found = {"points.path": self.points.path} if isinstance(self.points, FilePoints | OwnMesh) else {}
         if self.predict is not None and self.predict.path is not None:
             found["predict.path"] = self.predict.path

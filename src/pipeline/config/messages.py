@@ -1,4 +1,4 @@
-"""What is wrong with a section, on one line: the path of the value, what was wanted and what was found."""
+"""Mistakes in a section, on one line: the path of the value, what was wanted and what was found."""
 
 import difflib
 import math
@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from pipeline.config.section import IMPORT_PATTERN, NAME_PATTERN
 from pipeline.options import SMALLEST
 
-# How pydantic calls the members of a plain union in the location of an error.
+# Pydantic's names for the members of a plain union in the location of an error.
 TYPE_STEP = re.compile(r"^(constrained-)?(int|float|str)$|^(tuple|function-\w+)\[")
 
 
-# What other libraries call what has a name here.
+# Other libraries' names for things that have another name here.
 OTHER_NAMES = {
     "gaussian": "squared_exponential",
     "rbf": "squared_exponential",
@@ -25,14 +25,14 @@ OTHER_NAMES = {
 
 
 def mistakes(error: ValidationError, config: Mapping[str, Any]) -> str:
-    """Describe the first few mistakes that pydantic found in values that it was given."""
+    """Describe the first few mistakes that pydantic found in the given values."""
     problems = error.errors()
-    # A list with a wrong entry counts as too short as well, and a value that may be one of two types is wrong twice.
+    # A list with a wrong entry also counts as too short, and a value of two possible types is wrong twice.
     around = {problem["loc"][:-1] for problem in problems}
     lines: dict[str, str] = {}
     for problem in problems:
         shorter = problem["type"] == "too_short" and problem["loc"] in around
-        # A list where a text or a list may stand: what is wrong with the list is told.
+        # A list where a text or a list is allowed: only the mistake in the list is reported.
         other = (
             problem["type"] == "string_type"
             and isinstance(problem["input"], list | tuple)
@@ -50,12 +50,12 @@ def mistakes(error: ValidationError, config: Mapping[str, Any]) -> str:
 
 
 def _describe(problem: Any, config: Mapping[str, Any]) -> str:
-    """One line for one pydantic error: path, what was wanted, what was found."""
+    """Describe a pydantic error in one line: path, what was wanted, what was found."""
     path: list[str] = []
     here: Any = config
     for step in problem["loc"]:
-        # pydantic puts the tag of a tagged union, and the type of a plain one, into the location; the user's file
-        # has no such step.
+        # Pydantic puts the tag of a tagged union, and the type of a plain one, into the location; the user's file has
+        # no such step.
         tagged = isinstance(here, Mapping) and here.get("name") == step and step not in here
         if tagged or (isinstance(step, str) and TYPE_STEP.match(step)):
             continue
@@ -71,7 +71,7 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
     path = path[:-1] if is_key else path
     if is_key and problem["input"] is None:
         return f"{'.'.join([*path[:-1], 'null'])}: its name must be text: put it in quotes, found null"
-    # What does not fit begins with the rest of its path.
+    # The message of a misfit begins with the rest of the path.
     prefix = ".".join(path) + ("." if problem["type"] == "fit" else ": ") if path else ""
     if problem["type"] in ("missing", "union_tag_not_found"):
         if path[-1] == "optimizer":
@@ -95,7 +95,7 @@ def _describe(problem: Any, config: Mapping[str, Any]) -> str:
     return f"{prefix}{'its name ' if is_key else ''}{_wanted(problem)}, found {_shown(problem['input'])}"
 
 
-# What was wanted, for those of pydantic's texts that speak of Python.
+# What was wanted, for those of pydantic's messages that use terms of Python.
 WANTED = {
     "tuple_type": "must be a list, written [first, second]",
     "too_short": "must have at least {min_length} entries",
@@ -122,7 +122,7 @@ WANTED = {
 
 
 def _wanted(problem: Any) -> str:
-    """What a pydantic error wanted, in the words of a YAML file."""
+    """Say what a pydantic error wanted, in the terms of a YAML file."""
     kind, found, context = problem["type"], problem["input"], problem.get("ctx", {})
     if isinstance(found, float) and not math.isfinite(found):
         return WANTED["finite_number"]
@@ -145,7 +145,7 @@ def _wanted(problem: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value for reading, on one line and not too long; Python refuses to print very long integers."""
+    """Return a value as text, on one line and not too long; Python refuses to print very long integers."""
     if isinstance(value, int) and abs(value) >= 10**30:
         return "an integer of more than 30 digits"
     text = "null" if value is None else repr(value)

@@ -26,7 +26,7 @@ class ImportedModel(ModelSection):
     options: dict[str, Any] = Field({}, description="Keyword arguments beside num_classes.")
 
 
-# What the workflow gives to every builder, and sizes that keep a study's networks comparable.
+# Options that the workflow gives to every builder, and sizes that are fixed so that a study's networks are comparable.
 _NOT_IN_STUDIES = {"cnn": ("channels", "hidden")}
 _GIVEN = ("input_shape", "n_classes", "generator")
 

@@ -19,12 +19,12 @@ from pipeline.runtime.words import counted
 
 
 def _as_text(name: object) -> object:
-    """Columns of arrays are called by their number."""
+    """Return a column's name as text; columns of arrays are named by their number."""
     return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 
 def _on_one_line(unit: str) -> str:
-    # Control characters, separators of lines and of paragraphs, and halves of characters, which no file takes.
+    # Control characters, separators of lines and paragraphs, and surrogates: no file can hold these.
     if any(unicodedata.category(mark) in ("Cc", "Zl", "Zp", "Cs") for mark in unit):
         raise wrong(f"must be on one line, without tabs and other control characters, found {unit!a}")
     return unit
@@ -112,7 +112,7 @@ class FilePoints(PointsSection):
         return _several(self.unit) if self.unit else ()
 
     def open(self) -> OwnPoints:
-        """Open the file, of which nothing is read yet."""
+        """Open the file without reading anything yet."""
         return OwnPoints.open(
             Path(self.path), coordinates=self.coordinates, crs=self.crs, values=self.values, units=self.units
         )
@@ -136,7 +136,7 @@ def _several(given: str | tuple[str, ...]) -> tuple[str, ...]:
 class Generated(PointsSection):
     """Points of any number, without values."""
 
-    SET: ClassVar[str]  # what the library calls them
+    SET: ClassVar[str]  # the library's name for them
     DIMENSION: ClassVar[int] = 3
 
     n: Count = Field(8192, description="How many points.")
@@ -206,7 +206,7 @@ class Embeddings(PointsSection):
 
 
 _SECTIONS = FilePoints, UniformSquare, UniformCube, FibonacciSphere, SphereMesh, CubeMesh, OwnMesh, Embeddings
-#: Point sets of the library by their options, and sections of points that a stage makes.
+#: Point sets of the library by their options, and sections for points that a stage makes.
 AnyPoints = Annotated[Places | PointsSection, Choice(PLACES, sections=_SECTIONS)]
 
 

@@ -1,4 +1,4 @@
-"""Half-precision inference: which networks, at what cost, timed how."""
+"""Half-precision inference: the networks, the loss allowed, and the timing."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -7,11 +7,11 @@ from pydantic import Field, model_validator
 from pipeline.config.section import ALL_DIFFERENT, Name, Section, misfit
 from pipeline.models.packaged import PACKAGED
 
-# As precision.roofline.Mode, which is not imported here: planning a study needs no torch.
+# Equal to precision.roofline.Mode, which is not imported here: planning a study needs no torch.
 Mode = Literal["warm", "cold", "network"]
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 
-#: What stands before the name of a network that an installed package carries.
+#: Prefix of the name of a network in an installed package.
 PACKAGE = "package:"
 PHOTOGRAPHS = "package:photographs"
 
@@ -90,11 +90,11 @@ class OwnNetwork(Section):
 
     @property
     def package(self) -> str | None:
-        """The name of the network that a package carries; None for a file."""
+        """The name of the network in a package; None for a file."""
         return self.path.removeprefix(PACKAGE) if self.path.startswith(PACKAGE) else None
 
     def files(self) -> dict[str, str]:
-        """The files that it is made from, by the key that names each."""
+        """The files that the network is made from, by the key that names each."""
         found = {"path": self.path, "inputs": self.inputs, "labels": self.labels}
         return {key: name for key, name in found.items() if name and not name.startswith(PACKAGE)}
 

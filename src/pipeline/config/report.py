@@ -1,4 +1,4 @@
-"""What the report reads of a study: names and words, and no option of any core."""
+"""The parts of a study that the report reads: names and words, but no option of any core."""
 
 from typing import Any
 
@@ -44,13 +44,13 @@ class ReportSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_common_seeds(cls, spec: Any) -> Any:
-        """Read the spec of an older report, whose runs had one list of seeds in common."""
+        """Read the spec of an older report, whose runs all had the same list of seeds."""
         if isinstance(spec, dict) and isinstance(spec.get("seeds"), list | tuple):
             return spec | {"seeds": dict.fromkeys(spec.get("runs", ()), spec["seeds"])}
         return spec
 
     def artefacts(self) -> list[str]:
-        """Every artefact of the study but its report, by its path below the study's folder."""
+        """Every artefact of the study except its report, by its path below the study's folder."""
         return [
             *(["dataset"] if self.runs else []),
             *(f"tune/{run}" for run in self.tuned),

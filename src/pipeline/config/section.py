@@ -1,4 +1,4 @@
-"""The base of every section of a study, and the kinds of value that sections share."""
+"""The base class of every section of a study, and the types of value that sections share."""
 
 import difflib
 import re
@@ -20,12 +20,12 @@ from pipeline.options import Seed
 
 
 def wrong(text: str) -> PydanticCustomError:
-    """Return the error that says what is wrong with a section or a value; its path is written before it."""
+    """Return an error with this text about a section or a value; the path of the value is written before the text."""
     return PydanticCustomError("wrong", "{text}", {"text": text})
 
 
 def misfit(text: str) -> PydanticCustomError:
-    """Return the same of keys that do not fit each other; the text begins with the path of one within the section."""
+    """Return an error about keys that do not fit each other; the text begins with a key's path within the section."""
     return PydanticCustomError("fit", "{text}", {"text": text})
 
 
@@ -56,21 +56,21 @@ def _all_different(entries: Entries) -> Entries:
     return entries
 
 
-#: For lists whose entries mean something once alone.
+#: For lists whose entries may occur only once.
 ALL_DIFFERENT = AfterValidator(_all_different)
-# What a training run is repeated with.
+# The seeds that a training run is repeated with.
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), ALL_DIFFERENT]
 
 
 def _is_number(annotation: Any) -> bool:
-    """Whether a type is a number, a list of them, or one or nothing."""
+    """Whether a type is a number, a list of numbers, or an optional number."""
     of_a_literal = isinstance(annotation, int)
     return (
         of_a_literal or annotation in (int, float) or any(_is_number(part) for part in get_args(annotation))
     )
 
 
-# Words of other libraries for keys of ours.
+# Other libraries' words for keys of ours.
 SYNONYMS = {
     "learning_rate": "lr",
     "rate": "lr",
@@ -92,7 +92,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # Keys that came later: a spec leaves them out where they are null, so that artefacts of before stay comparable.
+    # Keys that were added later: a spec leaves them out where they are null, so that older artefacts stay comparable.
     LATER: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
@@ -116,7 +116,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_value_for_a_number(cls, data: Any) -> Any:
-        """Refuse truth values where a number is wanted: Python counts them as 0 or 1, and YAML reads yes as one."""
+        """Refuse truth values where a number is wanted: Python counts them as 0 or 1, and YAML reads yes as true."""
         for key, value in data.items() if isinstance(data, Mapping) else ():
             entries = value if isinstance(value, list | tuple) else [value]
             wanted = cls.model_fields[key].annotation if key in cls.model_fields else None

@@ -1,4 +1,4 @@
-"""The specs of a study: what each rule reads, and nothing else."""
+"""The specs of a study: each holds exactly what one rule reads."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -15,9 +15,9 @@ S = TypeVar("S", bound=Section)
 
 
 def specs(study: Study) -> dict[str, dict[str, Any]]:
-    """Cut a study into the specs that the rules read, as JSON can hold them, by the path of each below `spec/`.
+    """Cut a study into the specs that the rules read, as JSON can hold them, by their paths below `spec/`.
 
-    What a rule does not read is not in its spec, so that changing it re-runs nothing that does not depend on it.
+    A spec holds only what its rule reads, so a change re-runs only rules that depend on it.
     """
     parts: dict[str, Section] = {}
     if study.training.runs:
@@ -65,10 +65,10 @@ def specs(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def artefacts_of(report: Mapping[str, Any]) -> list[str]:
-    """Every artefact of a study but its report, by its path below the study's folder, from the spec of the report."""
+    """Every artefact of a study except its report, by its path below the study's folder, from the report's spec."""
     return ReportSpec.model_validate(report).artefacts()
 
 
 def _part(kind: type[S], section: Section) -> S:
-    """The fields of a section that another kind of section has too."""
+    """Return the fields of a section that another kind of section has too."""
     return kind.model_validate({key: getattr(section, key) for key in kind.model_fields})

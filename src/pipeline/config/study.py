@@ -1,4 +1,4 @@
-"""A whole study: its sections, and what must hold between them."""
+"""A whole study: its sections, and the conditions between them."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from pipeline.config.precision import Precision
 from pipeline.config.section import Name, Section, Seeds, misfit, wrong
 from pipeline.config.training import Training
 
-# Folders of all studies together, beside those of each.
+# Folders that all studies share, beside the folder of each study.
 RESERVED = ("checkpoints", "history", "slurm", "pbs", "sge")
 
 
@@ -57,7 +57,7 @@ class Study(Section):
         return {name: run.seeds or self.seeds for name, run in self.training.runs.items()}
 
     def files(self) -> dict[str, str]:
-        """The files of one's own that the study reads, by the path of the key that names each."""
+        """The user's own files that the study reads, by the path of the key that names each."""
         images = (
             {} if self.dataset.path is None or not self.training.runs else {"dataset.path": self.dataset.path}
         )
@@ -121,5 +121,5 @@ class Study(Section):
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a study file after merging."""
+    """The JSON schema of a study file after it was merged over the default."""
     return Study.model_json_schema()

@@ -27,7 +27,7 @@ from pipeline.training.augmentation import Augmentation
 from pipeline.training.optimizers import Optimizer
 from pipeline.training.search import with_values
 
-# Keys of a run that are a recipe's; the optimizer's own options stand below its name.
+# Keys of a run that belong to its recipe; the optimizer's own options stand below the optimizer's name.
 _METHOD_OPTIONS = {field.name for method in METHODS.values() for field in fields(method)}
 _RecipeKeys = section_of(
     Section,
@@ -59,7 +59,7 @@ class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its k
         return self
 
     def with_values(self, values: Mapping[str, float]) -> Self:
-        """Return this run with other options of its optimizer and its smoothings."""
+        """Return this run with other options for its optimizer and its smoothings."""
         optimizer, smoothing = with_values(self.optimizer, self.smoothing, values)
         found: Self = self.model_copy(update={"optimizer": optimizer, "smoothing": smoothing})
         return found
@@ -102,7 +102,7 @@ class Run(RunSpec):
         return self
 
 
-#: The best trials of a run, which further seeds compare.
+#: Number of a run's best trials, which are compared with further seeds.
 FINALISTS = 2
 
 
@@ -165,12 +165,12 @@ class Training(Section):
 
     @property
     def tuned(self) -> list[str]:
-        """Names of the runs whose options trials choose."""
+        """Names of the runs whose options are chosen by trials."""
         return [name for name, run in self.runs.items() if run.search] if self.trials else []
 
     @property
     def n_of_trials(self) -> int:
-        """How many trainings the trials take, at most."""
+        """The largest number of trainings that the trials take."""
         return len(self.tuned) * (self.trials + min(self.trials, FINALISTS) * self.final_seeds)
 
     @model_validator(mode="after")

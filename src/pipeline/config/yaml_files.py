@@ -1,4 +1,4 @@
-"""Reading YAML files, without knowing what a study is."""
+"""Reading YAML files, without knowledge of studies."""
 
 import copy
 import functools
@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 
 
 def read_study_file(path: Path) -> dict[str, Any]:
-    """Read a study's YAML file, which has to name the study: without a name its results mix with the default's."""
+    """Read a study's YAML file; it has to name the study, or its results would mix with the default's."""
     data = read_yaml(path)
     refuse_manifest(data)
     if "study" not in data:
@@ -56,14 +56,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-# The default study is read with every other one, and parsing it takes longest.
+# The default study is read with every other study, and parsing it takes longest.
 @functools.lru_cache(maxsize=8)
 def _parsed(text: str) -> tuple[Any, tuple[str, int, int] | None]:
-    """Return what a YAML text holds, and what :func:`_written_twice` says of it."""
+    """Return the content of a YAML text, and the result of :func:`_written_twice`."""
     loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()
-        # Before the construction, which takes keys of mappings that are merged into others.
+        # Before the construction, which copies keys of merged mappings into other ones.
         twice = _written_twice(root)
         return None if root is None else loader.construct_document(root), twice
     finally:
@@ -73,7 +73,7 @@ def _parsed(text: str) -> tuple[Any, tuple[str, int, int] | None]:
 def _written_twice(root: yaml.Node | None) -> tuple[str, int, int] | None:
     """Return the path of the first key that is written twice, and both line numbers."""
     to_visit: list[tuple[str, yaml.Node | None]] = [("", root)]
-    seen: set[int] = set()  # an alias may lead back
+    seen: set[int] = set()  # an alias may lead back to a visited node
     while to_visit:
         path, node = to_visit.pop(0)
         if node is None or id(node) in seen:
