@@ -1,4 +1,4 @@
-"""A real Slurm as the tests see it, and checkouts whose studies run on it."""
+"""A real Slurm for the tests, and checkouts whose studies run on it."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ from pathlib import Path
 import yaml
 from safetensors.numpy import load_file
 
-# On a machine that is busy with other work, a condition may take so many seconds to come.
+# Seconds until a condition must hold, on a machine that may be busy with other work.
 PATIENCE = 900.0
 
-# A training of some seconds, so that there is a middle to hit; one of an instant; and one matrix.
+# A training of some seconds, long enough to stop in the middle; one of an instant; and one matrix.
 MINI = {
     "study": "mini",
     "seeds": [0],
@@ -41,7 +41,7 @@ MINI = {
 }
 LONG = "train/long/seed0"
 
-# A main process asks for states every other second, where it would ask ten seconds later each time that nothing ended.
+# A main process that asks for states every other second; normally it asks ten seconds later each time nothing ended.
 IMPATIENT = """
 import os
 if "SLURMD_NODENAME" not in os.environ and "snakemake" in " ".join(sys.orig_argv):
@@ -51,7 +51,7 @@ if "SLURMD_NODENAME" not in os.environ and "snakemake" in " ".join(sys.orig_argv
 
 
 def wait_until(condition, what):
-    """Wait for a condition and return what it gives."""
+    """Wait for a condition and return its value."""
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
@@ -60,7 +60,7 @@ def wait_until(condition, what):
 
 
 def is_asked_to_end(pid):
-    """Whether a stopped process has SIGTERM to obey when it goes on, or was let go on by who sent it, or is gone."""
+    """Whether a stopped process will obey a SIGTERM when it continues, or was continued by the sender, or is gone."""
     try:
         with open(f"/proc/{pid}/status") as status:
             words = dict(line.split(":", 1) for line in status)
@@ -73,24 +73,24 @@ def is_asked_to_end(pid):
 
 @dataclass
 class Slurm:
-    """A running testbed, held by the input of its process."""
+    """A running testbed; it lives until its process's input is closed."""
 
     folder: Path
     keeper: subprocess.Popen
 
     @property
     def environment(self):
-        """What finds this Slurm."""
+        """The environment variables that find this Slurm."""
         return {"PATH": f"{self.folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
 
     def tell(self, line):
-        """`kill NAME`, `stop NAME` or `start NAME` a daemon."""
+        """Send `kill NAME`, `stop NAME` or `start NAME` for a daemon."""
         print(line, file=self.keeper.stdin, flush=True)
         answer = self.keeper.stdout.readline().strip()
         assert answer == "done", f"{line}: {answer}"
 
     def call(self, *command):
-        """What one of Slurm's clients prints; a controller that is just starting is asked again."""
+        """Return the output of one of Slurm's clients; a controller that is just starting is asked again."""
 
         def answer():
             done = subprocess.run(
@@ -106,24 +106,24 @@ class Slurm:
         return wait_until(answer, " ".join(command))[0]
 
     def queue(self):
-        """The ids of all jobs that wait or run."""
+        """The ids of all waiting or running jobs."""
         return self.call("squeue", "--noheader", "--sort=i", "--format=%i").split()
 
     def states(self, job):
-        """The states that a job has ended in or is in, one for each time that it was started."""
+        """The states of a job, one for each time that it was started."""
         listed = self.call("sacct", "--duplicates", "-X", "-n", "-P", "-j", job, "--format=State")
         return [line.split()[0] for line in listed.splitlines()]
 
     def wait_for_states(self, job, *states):
-        """Wait until Slurm's database, which hears of a job some time after the controller, has these states of it."""
+        """Wait until Slurm's database, which lags some time behind the controller, has these states of a job."""
         wait_until(lambda: self.states(job) == list(states), f"job {job} to be {' and then '.join(states)}")
 
     def all_jobs(self):
-        """How many jobs there have ever been."""
+        """The number of jobs that there have ever been."""
         return len(set(self.call("sacct", "-X", "-n", "-P", "--format=JobID").split()))
 
     def repair(self):
-        """Have all nodes and the controller serve again."""
+        """Bring all nodes and the controller back into service."""
         for name in ("slurmctld", "c1", "c2", "g1", "g2", "m1", "m2"):
             if not (self.folder / "run" / f"{name}.pid").exists():
                 self.tell(f"start {name}")
@@ -141,7 +141,7 @@ class Slurm:
 
 @dataclass
 class Main:
-    """A main process of Snakemake, and what it prints."""
+    """A main process of Snakemake, and its output."""
 
     process: subprocess.Popen
     log: Path
@@ -151,7 +151,7 @@ class Main:
         return self.log.read_text()
 
     def end(self, code=0):
-        """Wait for its end and return what it printed."""
+        """Wait for the process to end and return its output."""
         try:
             self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -170,7 +170,7 @@ class Place:
         self.stopped = []
 
     def customize(self, code):
-        """Have every Python process of the checkout run this code first."""
+        """Make every Python process of the checkout run this code first."""
         with (self.folder / "src" / "sitecustomize.py").open("a") as file:
             file.write(code)
 
@@ -179,11 +179,11 @@ class Place:
         return self.folder / "results" / self.name
 
     def manifest(self, path):
-        """An artefact of the study as a target."""
+        """The target path of an artefact of the study."""
         return f"results/{self.name}/{path}/manifest.json"
 
     def write_profile(self, *, rules, **keys):
-        """Derive a profile from the cluster's: other keys, and other resources of rules."""
+        """Derive a profile from the cluster's, with other keys and other resources of rules."""
         profile = yaml.safe_load((self.folder / "cluster" / "config.yaml").read_text())
         profile |= {"jobs": 4, "slurm-init-seconds-before-status-checks": 2, **keys}
         for rule, resources in rules.items():
@@ -192,26 +192,26 @@ class Place:
         (self.folder / "profiles" / "own" / "config.yaml").write_text(yaml.safe_dump(profile))
 
     def start(self, *arguments):
-        """Start Snakemake, with the profile of its own if there is one, and otherwise the cluster's."""
+        """Start Snakemake with the study's own profile if there is one, otherwise with the cluster's."""
         own = (self.folder / "profiles" / "own").exists()
         few = ("--jobs", "4", "--slurm-init-seconds-before-status-checks", "2")
         profile = ("--profile", "profiles/own") if own else ("--profile", "cluster", *few)
         return self._start(*profile, *arguments)
 
     def start_here(self, *arguments):
-        """Start Snakemake without Slurm, with as many processes in each rule as there."""
+        """Start Snakemake without Slurm, with as many processes in each rule as with it."""
         same = ("--set-resources", "train:tasks=2", "solve:tasks=2")
         return self._start("--cores", "2", *arguments, *same)
 
     @property
     def environment(self):
-        """What a person's shell in the checkout has."""
-        # One thread everywhere: what is compared by checksum must not depend on the number of cores.
+        """The environment of a user's shell in the checkout."""
+        # One thread everywhere: values that are compared by checksum must not depend on the number of cores.
         own = {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
         return os.environ | self.slurm.environment | own
 
     def call(self, *command):
-        """What a command prints that a person types in the checkout."""
+        """Return the output of a command that a user types in the checkout."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=120
         )  # fmt: skip
@@ -222,7 +222,7 @@ class Place:
         log = self.folder / f"main{len(self.mains)}.txt"
         with log.open("w") as file:
             process = subprocess.Popen(
-                # --configfile takes all words that follow it, targets as well: it stands first.
+                # --configfile takes all words that follow it, even targets, so it comes first.
                 ["snakemake", "--configfile", f"{self.name}.yaml", *arguments],
                 cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
@@ -230,7 +230,7 @@ class Place:
         return self.mains[-1]
 
     def checksums(self):
-        """The checksum of every array and tensor but those that tell how long something took."""
+        """The checksum of every array and tensor except measured times."""
         found = {}
         for file in self.results.rglob("*.npy"):
             found[str(file.relative_to(self.results))] = sha256(file.read_bytes()).hexdigest()
@@ -260,7 +260,7 @@ class Place:
     def stop_in_the_middle(self, main):
         """Wait until a training has written a checkpoint, stop its processes there, and return Slurm's id of its job.
 
-        However fast the machine is, what a test does then happens in mid-training.
+        However fast the machine is, the test's next action then happens in the middle of the training.
         """
 
         def written():
@@ -274,7 +274,7 @@ class Place:
         return self.slurm.queue()[-1]
 
     def go_on(self, *, when_asked_to_end=False):
-        """Let the stopped processes go on; if wanted, when they have been asked to end."""
+        """Continue the stopped processes; on request, only once they have been asked to end."""
         for pid in self.stopped:
             if when_asked_to_end:
                 wait_until(lambda pid=pid: is_asked_to_end(pid), "the signal to end")
@@ -286,7 +286,7 @@ class Place:
         return (self.results / "logs" / f"{path}.txt").read_text()
 
     def close(self):
-        """Leave no process, whatever a test has left."""
+        """End all processes that a test has left."""
         for main in self.mains:
             if main.process.poll() is None:
                 main.process.kill()

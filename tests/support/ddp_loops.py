@@ -1,7 +1,7 @@
-"""Loops of DistributedDataParallel as programs have them, on two processes, each compared with one process.
+"""Loops with DistributedDataParallel as users' programs have them, on two processes, each compared with one process.
 
-The script is started by torchrun. The loss of a step is the mean over its parts, one or more a process, of the mean
-over the samples of a part.
+The script is started by torchrun. Each process has one or more parts of a batch. The loss of a step is the mean over
+all parts of the mean over each part's samples.
 """
 
 import sys
@@ -24,7 +24,7 @@ QUARTERS = [slice(i, i + 3) for i in range(0, 12, 3)]
 
 
 class Branches(nn.Module):
-    """One of two layers is used."""
+    """A network that uses only one of its two layers."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def flat(model):
 
 
 def train(model, own, parts, second, *, set_to_none=True, **options):
-    """Train on some parts of each batch; gradients of all but the last part of a process wait for the others."""
+    """Train on some parts of each batch; a process exchanges gradients only with its last part."""
     optimizer = KFACOptimizer(model, lr=0.1, settings=SETTINGS, **options)
     for step in range(N_STEPS):
         optimizer.zero_grad(set_to_none)
@@ -66,7 +66,7 @@ def first(step, part):
 
 
 def by_process(step, part):
-    """Each process uses another layer than the other one."""
+    """Make each process use a different layer."""
     return (step + part) % 2 == 1
 
 

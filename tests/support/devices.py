@@ -1,6 +1,6 @@
-"""Devices for what runs in batches: a GPU if there is one, and one without numbers.
+"""Devices for batched computations: a GPU if there is one, and a device without numbers.
 
-Torch's meta device computes shapes alone, so that a test can tell what leaves it.
+Torch's meta device computes only shapes, so a test can tell which values leave it.
 """
 
 import torch
@@ -16,7 +16,7 @@ _MODULES = (exact_rows, bucket, build, compression, interpolation, kernel)
 
 
 class OnOneDevice(TorchDispatchMode):
-    """No operation may mix tensors of two devices, not even those that torch would copy without a word."""
+    """Refuse operations that mix tensors of two devices, even where torch would copy silently."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
@@ -25,7 +25,7 @@ class OnOneDevice(TorchDispatchMode):
 
 
 class Answers:
-    """What the host learned of numbers in one run, to be told again in another that computes none."""
+    """The values that the host read in one run, to be replayed in a run that computes none."""
 
     def __init__(self, monkeypatch):
         self.told, self.replay, self.real = [], None, padding.to_host

@@ -1,4 +1,4 @@
-"""A communicator that fails, dies or dawdles at one of its calls."""
+"""A communicator that fails, dies or delays at one of its calls."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class Disturbance(Exception):
-    """What a disturbed process raises."""
+    """The exception of a disturbed process."""
 
 
 @dataclass
 class Disturbed:
-    """Passes every call on, after what `disturb` does at the call of that number."""
+    """Pass every call on; call `disturb` before the call with the given number."""
 
     inner: Any
     at: int

@@ -1,4 +1,4 @@
-"""Own images in IDX files."""
+"""A user's own images in IDX files."""
 
 import gzip
 

@@ -1,4 +1,4 @@
-"""One case of every kernel, for the tests of entries and those of compressed products."""
+"""One case for every kernel, for the tests of entries and of compressed products."""
 
 from pipeline.hmatrix import kernels
 

@@ -1,4 +1,4 @@
-"""Scripts that real MPI processes run."""
+"""Scripts for real MPI processes."""
 
 import os
 import subprocess
@@ -13,9 +13,9 @@ SUPPORT = Path(__file__).parent
 def launched(
     n_processes: int, script: str, folder: Path, *arguments: object, timeout: float = 200, warm: bool = True
 ) -> subprocess.CompletedProcess:
-    """Run a script's text by so many processes, which find the modules of this folder too; return how they ended.
+    """Run a script's text on so many processes, which find the modules of this folder too; return their result.
 
-    Processes that start warm take the same hashes of texts; others, as a user's do, go through sets in an order each.
+    Processes that start warm share the hashes of texts; others, like a user's, iterate over sets in different orders.
     """
     path = folder / "script.py"
     path.write_text(script)

@@ -46,7 +46,7 @@ def images(dataset, files, words):
     return study, files, "dataset: " + words
 
 
-#: For each format a study without its name, the files beside it, and what is said of the malformed one.
+#: For each format: a study without its name, the files beside it, and the error for the malformed file.
 STUDIES = {
     ".csv": points(".csv", CSV, ".csv: row 2 (line 3), column mm: wanted a finite number, found 'none'"),
     ".npy": points(".npy", b"\x93NUMPY", ".npy: not an array that numpy.save wrote"),
@@ -79,7 +79,7 @@ STUDIES = {
 
 
 def write(folder: Path, kind: str) -> tuple[dict, str]:
-    """Write the files of a kind into a folder; returns the study and the beginning of what is said."""
+    """Write the files of a kind into a folder; return the study and the beginning of the error."""
     assert {*FORMATS, *READERS} <= set(STUDIES)
     study, files, words = STUDIES[kind]
     for name, content in files.items():

@@ -2,9 +2,9 @@
 
     python tests/support/mutants.py MODULE TESTS... [--every N] [--seconds S]
 
-A mutant swaps an operator, negates a condition, adds one to a number or turns a truth value. It lives in memory alone:
-the file stays as it is. Each is tried in a fork of this process, which has imported what is slow to import. A mutant
-that survives stands for a line that the tests run and do not check, or for a change that changes nothing.
+A mutant swaps an operator, negates a condition, adds one to a number or inverts a truth value. It exists only in
+memory; the file stays as it is. Each mutant is tried in a fork of this process, which has already imported slow
+modules. A mutant that survives shows a line that the tests run and do not check, or a change that changes nothing.
 """
 
 import argparse
@@ -30,12 +30,12 @@ SWAPPED: dict[type, type] = {
 
 
 def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """Go through the places that can be changed, each with what the change is called; texts and types are left out."""
+    """Yield the places that can be changed, each with the name of its change; texts and types are left out."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Raise | ast.JoinedStr) or (
             isinstance(node, ast.keyword) and node.arg == "strict"
         ):
-            continue  # what an error says is no behavior, and a strict zip only refuses what never comes
+            continue  # error texts are no behavior, and a strict zip only refuses what never occurs
         if isinstance(node, ast.BinOp | ast.BoolOp) and type(node.op) in SWAPPED:
             yield node, f"{type(node.op).__name__} to {SWAPPED[type(node.op)].__name__}"
         if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:
@@ -50,7 +50,7 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
 
 
 def change(node: ast.AST) -> None:
-    """Change a place, for good."""
+    """Change a place permanently."""
     if isinstance(node, ast.BinOp | ast.BoolOp):
         node.op = SWAPPED[type(node.op)]()
     elif isinstance(node, ast.Compare):
@@ -62,7 +62,7 @@ def change(node: ast.AST) -> None:
 
 
 class Mutant(importlib.abc.MetaPathFinder, importlib.machinery.SourceFileLoader):
-    """The module with one of its places changed, in the stead of the module."""
+    """Load the module with one of its places changed, instead of the module."""
 
     def __init__(self, module: str, path: str, number: int) -> None:
         super().__init__(module, path)
@@ -82,7 +82,7 @@ class Mutant(importlib.abc.MetaPathFinder, importlib.machinery.SourceFileLoader)
 
 
 def survives(module: str, path: str, number: int, tests: list[str], seconds: int) -> bool:
-    """Whether all tests pass with a mutant; one that does not end in so many seconds is noticed."""
+    """Whether all tests pass with a mutant; a mutant that does not end in so many seconds counts as noticed."""
     if (child := os.fork()) == 0:
         signal.alarm(seconds)
         with open(os.devnull, "w") as nothing:

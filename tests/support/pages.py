@@ -1,4 +1,4 @@
-"""The page of parts of a study, and a parser that takes it apart."""
+"""The page of a study from given parts, and a parser for it."""
 
 import re
 from html.parser import HTMLParser
@@ -13,12 +13,12 @@ from pipeline.report import render as render_metrics
 
 
 def render(parts: dict, arrays: dict[str, np.ndarray]) -> str:
-    """The page of a study of these parts."""
+    """Render the page of a study with these parts."""
     return render_metrics(Metrics.model_validate({"study": {"name": "default"}} | parts), arrays)
 
 
 def write_no_svg(patch: pytest.MonkeyPatch) -> None:
-    """Let figures be made and not be written."""
+    """Let figures be made but not written."""
     patch.setattr(
         FigureCanvasSVG, "print_svg", lambda self, file, **_: file.write('<svg viewBox="0 0 1 1"></svg>')
     )

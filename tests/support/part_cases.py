@@ -1,4 +1,4 @@
-"""Problems that parts factorize, and dense algebra to compare with."""
+"""Problems for factorizations by parts, and dense algebra to compare with."""
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ def points_of(name, n=N):
         centers = generator.random((6, 2))
         scatter = 10 ** generator.uniform(-5, -1, (n, 1)) * generator.standard_normal((n, 2))
         return centers[generator.integers(0, 6, n)] + scatter
-    if name == "duplicates":  # every place holds eleven points, more than a leaf
+    if name == "duplicates":  # every place holds eleven points, more than a leaf does
         return np.repeat(generator.random((-(-n // 11), 2)), 11, axis=0)[:n]
     return generator.random((n, {"line": 1, "square": 2, "cube": 3}[name]))
 

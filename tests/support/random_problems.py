@@ -6,14 +6,14 @@ from pipeline.hmatrix import kernels
 
 N = 800
 
-# How many times its stated error a root mean square of standard deviations' relative errors may be. Corrections are
-# means of 32 squares, u = (their relative error) / sqrt(2 / 32). A mean over points of u^2 exceeds 4^2 with a
-# probability of E u^8 / 4^8 at most, by Markov and Jensen, however points depend on each other: less than 1 %.
+# Largest allowed ratio of the standard deviations' relative errors (root mean square) to their stated error.
+# Corrections are means of 32 squares, u = (their relative error) / sqrt(2 / 32). By Markov and Jensen, a mean over
+# points of u^2 exceeds 4^2 with probability at most E u^8 / 4^8, less than 1 %, however points depend on each other.
 STATED_ERRORS = 4
 
 
 def random_problem(seed):
-    """Return points, kernel, diagonal and tolerance, and the generator that drew them."""
+    """Return points, kernel, diagonal and tolerance, and the random generator that drew them."""
     generator = np.random.default_rng(seed)
     dimension = int(generator.integers(1, 4))
     unit = 10.0 ** generator.uniform(-6, 6)

@@ -1,4 +1,4 @@
-"""The limits of a processor that does not exist, in round numbers, so that bounds can be told by head."""
+"""Limits of an imaginary processor in round numbers, so that bounds can be computed in one's head."""
 
 from pipeline.precision.roofline import Roofs
 

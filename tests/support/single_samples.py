@@ -1,4 +1,4 @@
-"""The Kronecker factors of linear layers from passes of single samples by plain hooks: an oracle without our code."""
+"""The Kronecker factors of linear layers, from passes of single samples by plain hooks: an oracle without our code."""
 
 import copy
 
@@ -41,8 +41,8 @@ def expected_factors(model, losses):
     """Factors by path, as K-FAC's state names them: A a mean over uses, G a sum over uses and a mean over samples.
 
     Args:
-        model: A network whose linear layers are watched.
-        losses: The loss of each sample, computed by the network that it is called with.
+        model: A network with linear layers.
+        losses: A function that computes the loss of each sample with the network.
     """
     model = copy.deepcopy(model)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}

@@ -1,11 +1,11 @@
-"""A small network and batches for programs that train it in loops of their own."""
+"""A small network and batches, for programs with training loops of their own."""
 
 import torch
 from torch import nn
 
 
 def network():
-    """Two layers, the same weights every time."""
+    """Two layers, with the same weights every time."""
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     with torch.no_grad():
         for i, p in enumerate(model.parameters()):
@@ -14,7 +14,7 @@ def network():
 
 
 def batch(step):
-    """Ten samples and their classes, others at every step."""
+    """Ten samples and their classes, different at every step."""
     rng = torch.Generator().manual_seed(step)
     return torch.randn(10, 4, generator=rng), torch.randint(3, (10,), generator=rng)
 

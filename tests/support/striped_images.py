@@ -1,4 +1,4 @@
-"""Images of two classes that a small network tells apart in seconds."""
+"""Images of two classes that a small network learns to tell apart in seconds."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ CLASSES = ("bars", "rows")
 
 
 def striped(rng: np.random.Generator, label: int) -> np.ndarray:
-    """Return a gray image of 9 x 9 pixels: bright lines that stand for one class and lie for the other."""
+    """Return a gray image of 9 x 9 pixels: bright lines, vertical for one class and horizontal for the other."""
     lines = np.full((9, 9), 40)
     lines[::2, :] = 210
     return (lines.T if label == 0 else lines).astype(np.uint8) + rng.integers(0, 30, (9, 9), np.uint8)

@@ -1,4 +1,4 @@
-"""Files of tables for tests, right and wrong ones: each function gives what writes or fills a file."""
+"""Files of tables for tests, right and wrong ones: functions return a file's content or a function that writes it."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def npy(array, *, cut=0, head=b""):
 
 
 def header(shape, kind="<f8", content=b""):
-    """The start of a .npy file whose header tells any shape."""
+    """Return the start of a .npy file whose header names the given shape."""
     told = repr({"descr": kind, "fortran_order": False, "shape": shape}).encode()
     told += b" " * (-(len(told) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(told).to_bytes(2, "little") + told + content
@@ -45,7 +45,7 @@ def header(shape, kind="<f8", content=b""):
 def archive(*members):
     def make(path):
         with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as file:
-            warnings.simplefilter("ignore", UserWarning)  # of a name that is there twice
+            warnings.simplefilter("ignore", UserWarning)  # about a name that occurs twice
             for name, content in members:
                 file.writestr(f"{name}.npy", content)
 
@@ -53,7 +53,7 @@ def archive(*members):
 
 
 def encrypted(path):
-    """Mark the entry of an archive as encrypted, in both of its places."""
+    """Mark the entry of an archive as encrypted, in both places that say so."""
     archive(("lon", header((1,), content=bytes(8))))(path)
     content = bytearray(path.read_bytes())
     for mark, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):

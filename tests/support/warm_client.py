@@ -1,7 +1,7 @@
-"""Have the process of `warm_starts.py` run a Python program, and behave as that program does.
+"""Make the process of `warm_starts.py` run a Python program, and behave like that program.
 
-A program that is started as `python` through `warm_starts.folder_of_programs()` is this file. It imports little,
-since it starts as often as programs do.
+A program that is started as `python` through `warm_starts.folder_of_programs()` is this file. It imports little, since
+it runs whenever such a program starts.
 """
 
 import json
@@ -20,7 +20,7 @@ def run(
     """Run `python` with these arguments; return its exit code, or the signal that ended it as a negative number.
 
     Args:
-        descriptors: The open files that the program has: its number of each, and the number here.
+        descriptors: The program's open files: its number of each, and the number in this process.
         in_its_place: Whether signals to this process are meant for the program.
     """
     with socket.socket(socket.AF_UNIX) as server:
@@ -44,22 +44,22 @@ def run(
 
 
 def main(python: str, address: str, *arguments: str) -> None:
-    if arguments[:1] == ("-u",):  # what starts warm writes line by line
+    if arguments[:1] == ("-u",):  # programs that start warm write line by line anyway
         arguments = arguments[1:]
-    # Only modules and scripts start warm: no text of a program, no other options of Python's own.
+    # Only modules and scripts start warm: no program text after -c, and no other options of Python's own.
     if not arguments or (arguments[0].startswith("-") and arguments[0] != "-m"):
         os.execv(python, [python, *arguments])
     here = {number: number for number in map(int, os.listdir("/dev/fd")) if is_open(number)}
     code = run(address, arguments, os.getcwd(), dict(os.environ), here, in_its_place=True)
     if code < 0:
-        if code != -signal.SIGKILL:  # which has no handler to be set
+        if code != -signal.SIGKILL:  # SIGKILL has no handler to set
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
 
 
 def is_open(number: int) -> bool:
-    """Whether a number that was listed is still that of an open file: the listing itself had one."""
+    """Whether a listed number still belongs to an open file; the listing itself had one open."""
     try:
         os.fstat(number)
     except OSError:

@@ -1,8 +1,8 @@
-"""Start Python programs from a process that has imported what is slow to import, and none of the project's modules.
+"""Start Python programs from a process that has imported slow modules, but none of the project's own.
 
-Each start is a fork of that process: a program with its own folder, variables, arguments and open files, to which no
-earlier start is visible. It takes what the program itself takes, without the seconds in which torch and Snakemake are
-imported. Variables that Python obeys while it starts (PYTHONUTF8, LC_ALL) come too late for it.
+Each start is a fork of that process: a program with its own folder, variables, arguments and open files, which sees no
+earlier start. It takes as long as the program itself, without the seconds for importing torch and Snakemake. Variables
+that Python reads while it starts (PYTHONUTF8, LC_ALL) come too late.
 """
 
 import atexit
@@ -60,16 +60,16 @@ SLOW = [
     "jinja2",
     "mpi4py",
 ]
-#: Open files are passed under numbers from here on, so that none meets one that it is to take the place of.
+#: Open files are passed under numbers from here on, so that none has a number that another one is to get.
 FIRST_NUMBER = 500
 
 
 def run_python(
     arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python` with these arguments in a folder; return its exit code and, as `stdout`, all that it printed.
+    """Run `python` with these arguments in a folder; return its exit code and, as `stdout`, everything that it printed.
 
-    What the program itself starts as `python`, or as `sys.executable`, starts in the same way.
+    Programs that it starts as `python`, or as `sys.executable`, start in the same way.
     """
     path = f"{folder_of_programs()}:{Path(sys.executable).parent}:{environment['PATH']}"
     with tempfile.TemporaryFile(prefix="warm") as printed, open(os.devnull) as nothing:
@@ -81,7 +81,7 @@ def run_python(
 
 @cache
 def folder_of_programs() -> str:
-    """Return a folder that holds a `python` whose modules and scripts start warm, to stand first in a PATH."""
+    """Return a folder with a `python` whose modules and scripts start warm; it should come first in a PATH."""
     folder = Path(_address()).parent / "bin"
     folder.mkdir()
     words = [sys.executable, "-I", "-S", warm_client.__file__, sys.executable, _address()]
@@ -106,7 +106,7 @@ def _address() -> str:
 
 @cache
 def _server() -> tuple[subprocess.Popen[str], str]:
-    """Start the process that the others are forks of; return it, and the socket on which it listens."""
+    """Start the process that the others are forked from; return it, and the socket on which it listens."""
     folder = tempfile.mkdtemp(prefix="warm")
     address = f"{folder}/socket"
     process = subprocess.Popen(
@@ -118,7 +118,7 @@ def _server() -> tuple[subprocess.Popen[str], str]:
 
 
 def end() -> None:
-    """End the process that the others are forks of, if there is one."""
+    """End the process that the others are forked from, if there is one."""
     if _server.cache_info().currsize:
         process, address = _server()
         process.communicate()
@@ -126,8 +126,8 @@ def end() -> None:
 
 
 def serve(address: str) -> dict:
-    """Fork for each request that comes in; return, in the fork, what it asks for. End with the standard input."""
-    # Tests may have been started with interrupts ignored; no program is to inherit that.
+    """Fork for each incoming request; return the request in the fork. Ends when the standard input closes."""
+    # Tests may have been started with interrupts ignored; programs must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     spent, (told, tell) = 0.0, os.pipe()
     with socket.create_server(address, family=socket.AF_UNIX, backlog=64) as listener:
@@ -153,9 +153,9 @@ def serve(address: str) -> dict:
 
 
 def keep(connection: socket.socket, descriptors: list[int], tell: int) -> dict:
-    """Fork a program and tell how it ends; return, in the fork, what it is to be. It ends when nobody waits for it.
+    """Fork a program and report how it ends; return, in the fork, its request. It ends when nobody waits for it.
 
-    The processor seconds of the program, and of all that it waited for, are written to the file `tell`.
+    The processor seconds of the program, and of all processes that it waited for, are written to the file `tell`.
     """
     request = json.loads(connection.makefile().readline())
     if (child := os.fork()) == 0:
@@ -186,7 +186,7 @@ def keep(connection: socket.socket, descriptors: list[int], tell: int) -> dict:
 
 
 def become(python: Path, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Be what `python` with these arguments would be, which begin with `-m` or the path of a script."""
+    """Become what `python` with these arguments would be; they begin with `-m` or the path of a script."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -209,7 +209,7 @@ def become(python: Path, arguments: list[str], folder: str, environment: dict[st
 
 
 def end_at_once(code: int) -> None:
-    """Do all that a program does at its end but freeing its objects one by one, which would copy the memory of all."""
+    """Do everything that a program does at its end, except freeing objects one by one, which would copy all memory."""
     threading._shutdown()
     atexit._run_exitfuncs()
     under_mpiexec = "mpi4py.MPI" in sys.modules and "PMI_RANK" in os.environ
@@ -219,15 +219,15 @@ def end_at_once(code: int) -> None:
     sys.stderr.flush()
     libc = ctypes.CDLL(None)
     if under_mpiexec:
-        libc.exit(code)  # MPICH takes its leave of mpiexec here
+        libc.exit(code)  # MPICH signs off from mpiexec here
     libc.fflush(None)
     os._exit(code)
 
 
 def code_of(ending: SystemExit) -> int | None:
-    """Return the exit code that a program ends with; None of one that Python itself has to end.
+    """Return the exit code that a program ends with; None where Python itself has to end it.
 
-    That is one with a text in place of a code, or one that failed while others may wait for it.
+    Python has to end it if there is a text in place of a code, or if it failed while others may wait for it.
     """
     code = ending.code or 0
     return code if isinstance(code, int) and not (code and "mpi4py.MPI" in sys.modules) else None
@@ -238,7 +238,7 @@ if __name__ == "__main__":
         with suppress(ImportError):
             importlib.import_module(module)
     gc.collect()
-    gc.freeze()  # what is not looked at again is not copied
+    gc.freeze()  # objects that the collector leaves alone are not copied
     request = serve(sys.argv[1])
     try:
         become(Path(sys.argv[1]).parent / "bin" / "python", **request)

@@ -1,4 +1,4 @@
-"""A folder that has all that a checkout has, so that a test may run snakemake there and change code and study."""
+"""A folder with everything that a checkout has, in which a test may run snakemake and change code and study."""
 
 import compileall
 import importlib.util
@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @cache
 def _compile_checkout() -> None:
-    """Compile and digest the checkout's modules once, as a first run does: each copy would do so for itself."""
+    """Compile and digest the checkout's modules once, as a first run does; otherwise each copy would do so itself."""
     compileall.compile_dir(ROOT / "src", quiet=1)
     for stage in iter_modules(stages.__path__):
         code_digest(f"pipeline.stages.{stage.name}")
 
 
-#: Lines that let a copy measure the machine for a moment only: what a whole run makes of its roofs is tested there.
+#: Lines that let a copy measure the machine only for a moment: its tests check what a run makes of its roofs.
 MOMENTARY = {
     "attained.py": (
         "SAMPLING = Sampling(n_samples=15, ",
@@ -32,10 +32,10 @@ MOMENTARY = {
 
 
 def copy_checkout(folder: Path) -> None:
-    """Copy what runs a study; Python finds the copy's modules with its `src` in PYTHONPATH."""
+    """Copy everything that a study needs to run; Python finds the copy's modules with its `src` in PYTHONPATH."""
     _compile_checkout()
     for name in ("src", "workflow", "config", "profiles"):
-        # With compiled modules, which keep their dates; what another process is about to write has a further suffix.
+        # With compiled modules, which keep their dates; files that another process is writing have a further suffix.
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.json.*"))
     for name, (line, momentary) in MOMENTARY.items():
         path = folder / "src" / "pipeline" / "precision" / name
@@ -44,7 +44,7 @@ def copy_checkout(folder: Path) -> None:
     for name in ("Snakefile", "CMakeLists.txt"):
         shutil.copy(ROOT / name, folder)
     (folder / "cluster").symlink_to("profiles/cluster")
-    # An editable installation finds the checkout's modules before any path; here the copy's are wanted.
+    # An editable installation finds the checkout's modules before any path; here the copy's modules are wanted.
     (folder / "src" / "sitecustomize.py").write_text(
         "import sys\nsys.meta_path = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
     )
