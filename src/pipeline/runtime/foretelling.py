@@ -52,7 +52,7 @@ _MOST_PROCESSES = 4096
 
 @dataclass(frozen=True)
 class NodeLimits:
-    """Memory of the nodes that matrices are computed on, and most processes on a node."""
+    """Memory of a node that computes matrices, and most processes of one matrix on it."""
 
     n_bytes: float
     processes: int
