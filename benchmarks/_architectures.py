@@ -1,4 +1,4 @@
-"""How much of torchvision's networks K-FAC preconditions."""
+"""The share of torchvision's networks that K-FAC preconditions."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ class Coverage:
     """The parameters of a network.
 
     Attributes:
-        n_parameters: How many numbers are trained.
-        left: How many of them keep their gradients, by the kind of module and the name there.
+        n_parameters: Number of trained parameters.
+        left: Number of those that keep their gradients, by the kind of module and the parameter's name there.
     """
 
     n_parameters: int
@@ -33,14 +33,14 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """The part that is preconditioned."""
+        """The share of the parameters that is preconditioned."""
         return 1 - sum(self.left.values()) / self.n_parameters
 
 
 def coverage(name: str) -> Coverage:
     """Count the parameters of a network of torchvision that K-FAC preconditions, without computing anything."""
     options: dict[str, Any] = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-    # Regnets compute their widths by tensors, which a device without memory does not do.
+    # Regnets compute their widths with tensors, which a device without memory cannot do.
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         model: nn.Module = import_library("torchvision.models").get_model(name, weights=None, **options)
     sizes = {parameter: p.numel() for parameter, p in model.named_parameters()}

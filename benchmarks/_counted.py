@@ -16,7 +16,7 @@ NUGGET = 1e-2
 
 @dataclass(frozen=True)
 class Counted:
-    """What a factorization by parts and one solve with it took."""
+    """Cost of a factorization by parts and of one solve with it."""
 
     flops: float
     critical: float
@@ -37,7 +37,7 @@ def matrix(name: str, n: int, tolerance: float) -> H2Matrix:
 
 
 def most_sent(n_bytes: Counter[tuple[str, int, int]], what: set[str]) -> float:
-    """Return the megabytes that the part which sends most has sent."""
+    """Return the megabytes that were sent by the part which sends most."""
     sent: dict[int, float] = {}
     for (kind, _, part), count in n_bytes.items():
         if kind in what:
@@ -55,12 +55,12 @@ def critical(tally: Tally, speeds: NDArray[np.float64] | None = None) -> float:
 
 @cache
 def counted(name: str, n: int, tolerance: float, n_parts: int) -> Counted:
-    """Factorize and solve by so many parts."""
+    """Factorize and solve with so many parts."""
     A = matrix(name, n, tolerance)
     b = np.random.default_rng(5).standard_normal(n)
     F = A.factorize(tolerance, parts=n_parts)
     steps, tally = F.steps, F.steps.tally
-    before = Counter(tally.n_bytes)  # the solve by which a factorization checks itself is in it
+    before = Counter(tally.n_bytes)  # includes the solve by which a factorization checks itself
     x = F.solve(b)
     sent = {
         "factorization": most_sent(before, {"records", "ghosts", "blocks"}),

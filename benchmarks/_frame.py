@@ -16,8 +16,8 @@ ours / peer. Results go to `results/NAME.json` after each row: `{machine, versio
 quantity, ours, peer, peer_name, ratio, goal, met}]}`. A run made shorter by `--only` or `--quick` writes
 `results/NAME.partial.json` and leaves the full one alone. The exit status tells of crashes, not of goals: a
 missed goal is a figure like others. With `--seconds N` each case runs in a process of its own, which is ended
-after N seconds: a slow peer costs its own rows and no others. With `--record`, the chosen cases' rows replace those in
-the full file; each row that stays and was measured at another commit or on another processor says so.
+after N seconds: a slow peer costs only its own rows. With `--record`, the chosen cases' rows replace those in
+the full file; each remaining row that was measured at another commit or on another processor says so.
 """
 
 import argparse
@@ -58,7 +58,7 @@ LEFT_ALIGNED = ("case", "quantity", "goal", "peer_name")
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is measured, in which unit, and which way is better."""
+    """A measured quantity, its unit, and which direction is better."""
 
     name: str
     unit: str
@@ -68,7 +68,7 @@ class Quantity:
         return f"{self.name} [{self.unit}]" if self.unit else self.name
 
     def ratio(self, ours: float, peer: float) -> float:
-        """Tell how many times better ours is than the peer's."""
+        """Return how many times better ours is than the peer's."""
         better, worse = (ours, peer) if self.smaller_is_better else (peer, ours)
         if better == 0:
             return math.nan if worse == 0 else math.inf
@@ -93,12 +93,12 @@ class Goal:
         return cls(bound, "ours")
 
     def describe(self, quantity: Quantity) -> str:
-        """Put the goal in a few characters."""
+        """Describe the goal in a few characters."""
         sign = "<=" if self.on == "ours" and quantity.smaller_is_better else ">="
         return f"{self.on} {sign} {self.bound:g}"
 
     def is_met(self, quantity: Quantity, ours: float, ratio: float | None) -> bool | None:
-        """Tell whether the goal is reached; `None` where it is one over a peer and the peer is missing."""
+        """Tell whether the goal is reached; `None` where it is relative to a peer and the peer is missing."""
         if self.on == "ratio":
             return None if ratio is None else ratio >= self.bound
         return ours <= self.bound if quantity.smaller_is_better else ours >= self.bound
@@ -120,7 +120,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """What a case is given: the options of the command line, and the ways to report a figure."""
+    """The input of a case: the options of the command line, and the ways to report a figure."""
 
     case: str
     options: argparse.Namespace
@@ -128,7 +128,7 @@ class Run:
 
     @property
     def quick(self) -> bool:
-        """Whether small sizes are wanted, to see that it works rather than to measure."""
+        """Whether sizes should be small, to check that a case works rather than to measure."""
         return bool(self.options.quick)
 
     def record(
@@ -144,12 +144,12 @@ class Run:
         """Report one figure.
 
         Args:
-            quantity: What the figures are.
+            quantity: The quantity of the figures.
             ours: Our figure.
             peer: The peer's; `None` if it is missing or there is none.
-            peer_name: Who the peer is, missing or not.
-            goal: What was to be reached.
-            part: Told behind the case's name where a case reports several things.
+            peer_name: Name of the peer, missing or not.
+            goal: The goal to reach.
+            part: Text after the case's name where a case reports several figures.
         """
         ratio = None if peer is None else quantity.ratio(ours, peer)
         row = Row(
@@ -194,18 +194,18 @@ def interleave(
     sample_seconds: float = 1e-3,
     threads: int | None = 1,
 ) -> tuple[float, float | None]:
-    """Time two callables in turns, A B A B ..., so that both meet the same weather, and return the medians.
+    """Time two callables in turns, A B A B ..., so that both meet the same conditions, and return the medians.
 
     A sample repeats a short call until it lasts about `sample_seconds`, so that the clock's own cost does not
-    show.
+    matter.
 
     Args:
         ours: Called without arguments.
         peer: Called without arguments; `None` if it is missing.
-        repeats: Samples of each.
-        warmup: Calls of each before the first sample.
-        sample_seconds: How long a sample should last at least.
-        threads: How many threads BLAS and OpenMP libraries that are loaded by now may use; `None` leaves it to them.
+        repeats: Number of samples of each.
+        warmup: Number of calls of each before the first sample.
+        sample_seconds: Least duration of a sample.
+        threads: Number of threads that loaded BLAS and OpenMP libraries may use; `None` leaves it to them.
 
     Returns:
         Seconds per call of ours and of the peer's.
@@ -245,11 +245,11 @@ class Benchmark:
     """The cases of one script, in order.
 
     Attributes:
-        name: Of the script and of its result.
-        description: For `--help`; the script's docstring.
-        packages: Distributions whose versions are noted, beside those that are always.
-        parser: The command line; a script may add options, which its cases find in `run.options`.
-        results: Where the JSON goes.
+        name: Name of the script and of its result.
+        description: The text for `--help`; the script's docstring.
+        packages: Distributions whose versions are recorded, in addition to those that always are.
+        parser: The command line; a script may add options, and its cases find them in `run.options`.
+        results: The folder of the JSON file.
     """
 
     name: str
@@ -289,7 +289,7 @@ class Benchmark:
         return register
 
     def main(self, arguments: list[str] | None = None) -> int:
-        """Run the chosen cases; a case that crashes prints its traceback, the rest still runs, and 1 is returned."""
+        """Run the chosen cases; if a case crashes, print its traceback, run the rest, and return 1."""
         options = self.parser.parse_args(arguments)
         if options.record and options.quick:
             self.parser.error("--record is for full sizes; leave out --quick")
@@ -303,7 +303,7 @@ class Benchmark:
         if options.record and path.exists():
             former = json.loads(path.read_text())
             kept = self._kept(former, chosen, host["processor"], revision)
-            # Rows that stay may be of a peer that is missing here.
+            # Rows that stay may come from a peer that is missing here.
             installed |= {k: v for k, v in former["versions"].items() if installed.get(k) in (None, MISSING)}
         head = {"machine": host, "versions": installed, "commit": revision}
         print(f"{host['processor']}, {host['cores']} cores, commit {revision}")
@@ -339,7 +339,7 @@ class Benchmark:
         return 1 if crashed else 0
 
     def _rows_to(self, options: argparse.Namespace, chosen: list[str]) -> int:
-        """Run cases for another process, which reads their rows from a file."""
+        """Run cases for another process; it reads their rows from a file."""
         with options.rows.open("w") as file:
             for name in chosen:
                 self.cases[name](
@@ -348,7 +348,7 @@ class Benchmark:
         return 0
 
     def _apart(self, name: str, options: argparse.Namespace, publish: Callable[[Row], None]) -> bool:
-        """Run a case in a process of its own; tell whether it ended well and in time."""
+        """Run a case in a process of its own; return whether it ended well and in time."""
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder) / "rows"
             command = [sys.executable, sys.argv[0], "--only", glob.escape(name), "--rows", str(rows)]
@@ -360,7 +360,7 @@ class Benchmark:
                 failure = f"ended with code {code}" if code else ""
             except subprocess.TimeoutExpired:
                 failure = f"was ended after {options.seconds:g} seconds"
-            # What was measured before counts.
+            # Rows that were measured before the end count.
             for line in rows.read_text().splitlines() if rows.exists() else []:
                 publish(Row(**json.loads(line)))
         if failure:
@@ -368,14 +368,14 @@ class Benchmark:
         return not failure
 
     def _name_of(self, row: dict[str, Any]) -> str:
-        """Return the name of the case that a row of a result belongs to, or "" where there is no such case any more."""
+        """Return the name of the case that a row of a result belongs to, or "" if there is no such case any more."""
         names = [name for name in self.cases if row["case"] == name or row["case"].startswith(f"{name}/")]
         return max(names, key=len, default="")
 
     def _kept(
         self, result: dict[str, Any], chosen: list[str], processor: str, revision: str
     ) -> list[dict[str, Any]]:
-        """Return the rows of a result that a run of the chosen cases leaves, with where they were measured."""
+        """Return the rows of a result that are not replaced by the chosen cases, with where they were measured."""
         others = [row for row in result["cases"] if self._name_of(row) not in ("", *chosen)]
         measured = {"commit": result["commit"], "processor": result["machine"]["processor"]}
         now = {"commit": revision, "processor": processor}
@@ -394,7 +394,7 @@ class Benchmark:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file whole or not at all; what is not a finite number becomes null."""
+    """Write a JSON file whole or not at all; numbers that are not finite become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     with os.fdopen(descriptor, "w") as file:

@@ -1,4 +1,4 @@
-"""What a measured figure depends on besides the code: the machine, the versions, the commit."""
+"""Conditions of a measured figure besides the code: the machine, the versions, the commit."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ PACKAGES = ("parsimony-pipeline", "numpy", "scipy", "torch", "snakemake")
 
 
 def machine() -> dict[str, object]:
-    """Describe the processor, its caches, the memory, and how busy the machine is before the benchmark."""
+    """Describe the processor, its caches, the memory, and the load of the machine before the benchmark."""
     info = _cpu_info()
     flags = set(info.get("flags", info.get("Features", "")).split())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -42,7 +42,7 @@ def machine() -> dict[str, object]:
 
 
 def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
-    """Give the version of Python and of packages, or say that one is not installed; and the kernels OpenBLAS runs."""
+    """Return the versions of Python and of packages, or that one is not installed; and OpenBLAS's kernels."""
     found = {"python": platform.python_version()}
     for name in (*PACKAGES, *packages):
         try:
@@ -56,7 +56,7 @@ def versions(packages: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def commit(folder: Path) -> str:
-    """Give the commit checked out in `folder`, with `-dirty` behind it if tracked files differ."""
+    """Return the commit checked out in `folder`, followed by `-dirty` if tracked files differ."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
     try:
         finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
@@ -66,7 +66,7 @@ def commit(folder: Path) -> str:
 
 
 def _cpu_info() -> dict[str, str]:
-    """The entries of the first processor; empty where the system does not tell."""
+    """The entries of the first processor; empty where the system does not have them."""
     try:
         first = CPU_INFO.read_text().split("\n\n")[0]
     except OSError:
@@ -76,7 +76,7 @@ def _cpu_info() -> dict[str, str]:
 
 
 def _caches() -> dict[str, str]:
-    """The size of each data cache that one core sees, such as {"L1": "48K"}."""
+    """The size of each data cache that one core uses, such as {"L1": "48K"}."""
     sizes = {}
     for index in sorted(CACHES.glob("index*")):
         try:

@@ -1,11 +1,11 @@
-"""Networks that benchmarks/precision.py times, with weights that keep the size of activations."""
+"""Networks for benchmarks/precision.py, with weights that keep the size of activations."""
 
 import torch
 from torch import Tensor, nn
 
 
 def he(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights that keep the size of activations, and statistics for normalizations, in evaluation mode."""
+    """Set weights that keep the size of activations, and statistics of normalizations; switch to evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in module.modules():
@@ -35,7 +35,7 @@ class Storing(nn.Module):
 
 
 def chain() -> nn.Module:
-    """Sixteen 3x3 convolutions, those of a ResNet-18 on 32x32 images without its shortcuts."""
+    """Sixteen 3x3 convolutions: those of a ResNet-18 on 32x32 images, without its shortcuts."""
     layers: list[nn.Module] = []
     channels = 64
     for outputs in (64, 128, 256, 512):

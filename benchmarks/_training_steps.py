@@ -1,6 +1,6 @@
-"""Steps of training for benchmarks: the small network of the default study on random images, nothing else.
+"""Steps of training for benchmarks: only the small network of the default study, on random images.
 
-As a script, started by mpiexec, it prints the images per second of all processes together:
+As a script, started by mpiexec, it prints the total images per second of all processes:
 
     mpiexec -n 2 python benchmarks/_training_steps.py kfac 1024 10
 """
@@ -35,7 +35,7 @@ Step = Callable[[], object]
 
 @cache
 def samples() -> Samples:
-    """Images of 28 x 28 and labels that say nothing about them: a step's cost depends on neither."""
+    """Images of 28 x 28 and random labels: the cost of a step depends on neither."""
     rng = torch.Generator().manual_seed(SEED)
     images = torch.randn(N_IMAGES, 1, 28, 28, generator=rng)
     return Samples(images, torch.randint(N_CLASSES, (N_IMAGES,), generator=rng))
@@ -53,11 +53,11 @@ def loop_step(
     batch_size: int,
     communicator: Communicator | None = None,
 ) -> Step:
-    """A step as `train` takes it: in micro-batches, sums in double precision.
+    """Return a step as `train` takes it: in micro-batches, with sums in double precision.
 
     Args:
-        settings: Of K-FAC; None for SGD.
-        batch_size: Over all processes; divides `N_IMAGES`.
+        settings: Settings of K-FAC; None for SGD.
+        batch_size: Batch size over all processes; divides `N_IMAGES`.
     """
     communicator = communicator or Serial()
     kfac = None
@@ -89,10 +89,10 @@ def loop_step(
 
 
 def plain_step(model: Classifier, precondition: Step | None, batch: Samples) -> Step:
-    """A step of a torch loop that anyone would write: the whole batch in one pass.
+    """Return a step of a plain torch loop: the whole batch in one pass.
 
     Args:
-        precondition: Called between the backward pass and the optimizer's step.
+        precondition: The function to call between the backward pass and the optimizer's step.
     """
     optimizer = SGD(lr=LR).build(model)
     images, labels = batch.images, batch.labels
@@ -108,7 +108,7 @@ def plain_step(model: Classifier, precondition: Step | None, batch: Samples) -> 
 
 
 def main(kind: str, n_images: int, n_steps: int) -> None:
-    """Print images per second of a number of processes that take `n_images` each in every step."""
+    """Print images per second of a number of processes that each take `n_images` in every step."""
     torch.set_num_threads(1)
     keep_freed_memory()
     with process_group(torch.device("cpu"), MpiCommunicator()) as communicator:

@@ -1,8 +1,8 @@
-"""A process of a factorization by processes that are unlike by construction.
+"""A process of a factorization by processes of artificially different speeds.
 
-`mpiexec -n 2 python -m mpi4py benchmarks/_unlike.py N native native:3` factorizes a square of N points by two
-processes, of which the second sleeps after each piece of work until it has taken three times as long. `batched` is a
-process that eliminates in batches with torch on the CPU. Prints the least seconds of some factorizations, and the
+`mpiexec -n 2 python -m mpi4py benchmarks/_unlike.py N native native:3` factorizes a square of N points with two
+processes. The second one sleeps after each piece of work until the work has taken three times as long. `batched` is a
+process that eliminates in batches with torch on the CPU. Prints the least seconds of several factorizations, and the
 speeds that were measured before them.
 """
 
@@ -43,7 +43,7 @@ def slowed(slowness: float) -> type[Team]:
 
 
 def process(n: int, roles: list[str]) -> None:
-    """Build, measure speeds, and factorize some times in proportion to them."""
+    """Build, measure speeds, and factorize several times in proportion to them."""
     torch.set_num_threads(1)
     communicator = MpiCommunicator()
     rank, size = communicator.rank, communicator.size

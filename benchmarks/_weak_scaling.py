@@ -1,4 +1,4 @@
-"""A model of a factorization's seconds on many processes, through the counts of few."""
+"""A model of a factorization's seconds on many processes, from counts with few."""
 
 import math
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from pipeline.hmatrix import H2Matrix
 from pipeline.hmatrix.partition import partition_level
 from pipeline.hmatrix.parts import Tally
 
-LATENCY, BANDWIDTH = 5e-6, 5e9  # seconds a message, bytes a second and process
+LATENCY, BANDWIDTH = 5e-6, 5e9  # seconds per message; bytes per second and process
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Seconds of a factorization of the square by any number of processes, from counts of few.
+    """Seconds of a factorization of the square with any number of processes, from counts with few.
 
     Attributes:
-        leaf: Points of a leaf.
-        flops: Operations of a box, by levels above the leaves; boxes further up cost what the last does.
-        stretch: Critical path of a level, in boxes a part, by boxes a part.
-        n_bytes: Bytes that a part sends on a level beside the square root of its boxes, by levels above the leaves.
-        rate: Operations a second.
+        leaf: Number of points in a leaf.
+        flops: Operations of a box, by levels above the leaves; boxes further up cost as much as the last entry.
+        stretch: Critical path of a level in boxes per part, by boxes per part.
+        n_bytes: Bytes that a part sends on a level, per square root of its number of boxes, by levels above the leaves.
+        rate: Operations per second.
     """
 
     leaf: float

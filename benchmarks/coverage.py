@@ -1,7 +1,7 @@
 """Which networks of torchvision and timm convert, and how far they are from float64: a table in Markdown.
 
-Weights are random, so that the errors tell of the arithmetic and not of trained answers. `pip install '.[vision]'`,
-then `python benchmarks/coverage.py [--size 96] [NAME ...]`; a network that is refused is named with what it says.
+Weights are random, so the errors show the arithmetic and not trained answers. `pip install '.[vision]'`, then
+`python benchmarks/coverage.py [--size 96] [NAME ...]`; a network that is refused is listed with the error.
 """
 
 import argparse
@@ -31,8 +31,8 @@ TIMM = (
     "hrnet_w18_small", "levit_128s", "mixer_s32_224", "mobilenetv3_small_050", "mobilevit_xxs", "poolformer_s12",
     "regnety_002", "repvgg_a0", "resmlp_12_224", "resnet10t", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224",
 )  # fmt: skip
-SIZES = {"maxvit_t": 224}  # that take no other
-BUILT_FOR = ("vit_b_16",)  # and those that are built for a size, by the name that torchvision has for it
+SIZES = {"maxvit_t": 224}  # for networks that take no other size
+BUILT_FOR = ("vit_b_16",)  # networks that are built for a size, by torchvision's names
 BUILT_FOR_TIMM = ("mixer", "resmlp", "swin", "vit", "levit")
 
 
@@ -43,7 +43,7 @@ def torchvision_network(name: str, size: int) -> nn.Module:
 
 
 def timm_network(name: str, size: int) -> nn.Module:
-    import_library("torchvision")  # which timm imports
+    import_library("torchvision")  # timm imports it
     options = {"img_size": size} if name.startswith(BUILT_FOR_TIMM) else {}
     return importlib.import_module("timm").create_model(name, **options)  # type: ignore[no-any-return]
 

@@ -1,9 +1,9 @@
-"""Factorization by parts: memory, operations, messages and time of 2, 4 and 8 parts beside one.
+"""Factorization by parts: memory, operations, messages and time of 2, 4 and 8 parts compared with one.
 
-Counts are exact and do not depend on the machine: bytes of blocks and steps that a part holds at most (records under
-way included), floating-point operations (20 for a kernel entry), bytes sent from part to part. The critical path is the
-sum over supersteps of the part that works most. Wall clock is measured by two threads and by two MPI processes, in
-ratios of one run; it wants an idle machine with two cores. The last case is a model through the counted points.
+Counts are exact and do not depend on the machine: most bytes of blocks and steps that a part holds (records in transit
+included), floating-point operations (20 for a kernel entry), bytes sent from part to part. The critical path is the sum
+over supersteps of the work of the busiest part. Wall clock is measured with two threads and with two MPI processes, as
+ratios in one run; it needs an idle machine with two cores. The last case is a model from the counts.
 
 The square is exp(-r / 0.1) on uniform points with nugget 1e-2 at tolerance 1e-6, the cube the same at 1e-4.
 """
@@ -90,7 +90,7 @@ def cube(run: Run) -> None:
 
 @bench.case("unlike processes, counted")
 def unlike(run: Run) -> None:
-    """Two processes of unlike speeds, which own boxes in proportion: time beside the ideal of both speeds together."""
+    """Two processes of different speeds, with boxes in proportion: ideal time at their joint speed over their time."""
     name, n, tolerance = "uniform_square", 8192 if run.quick else 262144, 1e-6
     one = counted(name, n, tolerance, 1)
     A = matrix(name, n, tolerance)
@@ -115,7 +115,7 @@ def unlike(run: Run) -> None:
 
 @bench.case("unlike processes, timed")
 def unlike_timed(run: Run) -> None:
-    """Two MPI processes, one of them slowed down or working in batches, beside the ideal of both speeds together."""
+    """Two MPI processes, one slowed down or working in batches: their time, compared with the ideal at joint speed."""
     n = 8192 if run.quick else 65536
     native, batched = (unlike_processes(n, role)["seconds"] for role in ("native", "batched"))
     cases = {
@@ -134,7 +134,7 @@ def unlike_timed(run: Run) -> None:
 
 
 def unlike_processes(n: int, *roles: str) -> dict[str, Any]:
-    """Factorize by a process of each role; see `_unlike.py`."""
+    """Factorize with one process for each role; see `_unlike.py`."""
     return told_by_first(len(roles), "_unlike.py", [str(n), *roles])
 
 
@@ -146,7 +146,7 @@ def direct(A: H2Matrix, b: NDArray[np.float64], n_parts: int | None) -> Factoriz
 
 
 def least(work: Callable[[], object], repeats: int) -> float:
-    """Return the least of some wall-clock times."""
+    """Return the least of several wall-clock times."""
     seconds = []
     for _ in range(repeats):
         begun = time.perf_counter()
@@ -157,7 +157,7 @@ def least(work: Callable[[], object], repeats: int) -> float:
 
 @bench.case("square 131072, two threads")
 def threads(run: Run) -> None:
-    """Build, factorize and solve by two threads beside one."""
+    """Build, factorize and solve with two threads, compared with one."""
     n = 8192 if run.quick else 131072
     points = load_points("uniform_square", n_points=n, seed=1).points
     b = np.random.default_rng(5).standard_normal(n)
@@ -183,7 +183,7 @@ def threads(run: Run) -> None:
 
 @bench.case("square 131072, two processes")
 def processes(run: Run) -> None:
-    """Build, factorize and solve by two MPI processes, a part each, beside one process."""
+    """Build, factorize and solve with two MPI processes, one part each, compared with one process."""
     n = 8192 if run.quick else 131072
     one, two = (launched(n_processes, n, repeats=3) for n_processes in (1, 2))
     run.record(
@@ -196,15 +196,15 @@ def processes(run: Run) -> None:
     )  # fmt: skip
     with ThreadPoolExecutor() as pool:
         copies = list(pool.map(lambda _: launched(1, n, repeats=3)["seconds"], range(2)))
-    # What two cores give to programs that do not wait for each other: no division of the work gains more.
+    # The gain of two cores for programs that do not wait for each other: no division of the work gains more.
     run.record(GAIN, ours=2 * one["seconds"] / max(copies), part="two copies that share nothing")
 
 
 @bench.case("square 4000000, four processes")
 def large(run: Run) -> None:
-    """Build at 1e-5, factorize loosely and solve to 1e-3, in how much memory a process. Leaves of 32 points take least.
+    """Build at 1e-5, factorize loosely, solve to 1e-3; report the memory per process. Leaves of 32 points need least.
 
-    The blocks lie in files while the matrix is factorized, and products read them from there.
+    The blocks are in files while the matrix is factorized, and products read them from there.
     """
     n = 16384 if run.quick else 4_000_000
     with TemporaryDirectory() as folder:
@@ -223,20 +223,20 @@ def launched(
     leaf_size: int = 64,
     folder: str = "",
 ) -> dict[str, Any]:
-    """Run `process` by MPI, and return what its first process tells."""
+    """Run `process` with MPI, and return the output of its first process."""
     arguments = [str(n), str(repeats), str(tolerance), str(leaf_size), folder]
     return told_by_first(n_processes, Path(__file__).name, ["--process", *arguments])
 
 
 def told_by_first(n_processes: int, script: str, arguments: list[str]) -> dict[str, Any]:
-    """Run a script of this folder by MPI, and return what its first process tells.
+    """Run a script of this folder with MPI, and return the output of its first process.
 
     Raises:
-        RuntimeError: If a process fails or is killed, with what the launcher says.
+        RuntimeError: If a process fails or is killed; the text is the launcher's.
     """
     command = ["mpiexec", "-n", str(n_processes), sys.executable, "-m", "mpi4py"]
     path = str(Path(__file__).with_name(script))
-    # Processes share the cores: threads of BLAS beside them would make all of them wait.
+    # Processes share the cores: additional BLAS threads would make all of them wait.
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     told = subprocess.run(
         [*command, path, *arguments], check=False, capture_output=True, text=True, env=one_thread
@@ -257,9 +257,9 @@ def exact_residual(A: DistributedH2Matrix, x: NDArray[np.float64], b: NDArray[np
 
 
 def process(n: int, repeats: int, tolerance: float, leaf_size: int, folder: str) -> None:
-    """Do the work of one MPI process: draw own points, build, factorize and solve, the least of some times.
+    """Do the work of one MPI process: draw own points, build, factorize and solve; report the least of several times.
 
-    With a folder, blocks move there before the factorization, which is loose: conjugate gradients solve.
+    With a folder, blocks move there before the factorization. It is loose, and conjugate gradients solve.
     """
     torch.set_num_threads(1)
     communicator = MpiCommunicator()
@@ -316,7 +316,7 @@ def foretold(run: Run) -> None:
 
 @bench.case("weak scaling, a model through these counts")
 def model(run: Run) -> None:
-    """262,144 points a process: time of one process over time of P, by operations, latency and bandwidth."""
+    """262,144 points per process: time of one process over time of P, from operations, latency and bandwidth."""
     n = 8192 if run.quick else 262144
     one, eight = counted("uniform_square", n, 1e-6, 1), counted("uniform_square", n, 1e-6, 8)
     A = matrix("uniform_square", n, 1e-6)

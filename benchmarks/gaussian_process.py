@@ -1,12 +1,11 @@
 """Gaussian processes beside gpboost, higp, scikit-learn and gpytorch: nats, seconds and errors, one thread, in one run.
 
 The model: Matern 3/2 of length .1 and variance 1 on uniform points of the unit square, nugget 1e-2; values are drawn.
-The exact likelihood is dense at 8,192 points, and beyond that ours at tolerance 1e-9. Peers come from PyPI
-(`pip install '.[bench]'`); without one, its columns say that it is missing. gpboost's is Vecchia's approximation of so
-many neighbors, higp's the product of its H2 matrix at tolerance 1e-6, gpytorch's its default for large n (conjugate
-gradients and Lanczos quadrature). Peers that take minutes are called once, and each case has a process of its own for
-half an hour at most. Whole fits and maps take the threads that
-OMP_NUM_THREADS gives.
+The exact likelihood is dense up to 8,192 points, and beyond that ours at tolerance 1e-9. Peers come from PyPI
+(`pip install '.[bench]'`); where one is missing, its columns say so. gpboost computes Vecchia's approximation with a
+given number of neighbors, higp multiplies with its H2 matrix at tolerance 1e-6, gpytorch takes its default for large n
+(conjugate gradients and Lanczos quadrature). Peers that take minutes are called once. Each case has a process of its
+own for at most half an hour. Whole fits and maps use the number of threads in OMP_NUM_THREADS.
 """
 
 import math
@@ -32,9 +31,9 @@ from pipeline.hmatrix import GaussianProcess, H2Matrix, kernels
 
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.1)
 NUGGET = 1e-2
-MATERN_32 = 2  # higp's number of it
+MATERN_32 = 2  # higp's number for this kernel
 MOST_STEPS = 2000  # of the peer's iteration
-STEPS_AT_65536 = 200  # as many as show a ratio of 50 without an hour of waiting
+STEPS_AT_65536 = 200  # enough to show a ratio of 50 without an hour of waiting
 EARTH = 6371.0  # its radius in km: points on the globe are unit vectors
 NATS = Quantity("error of the likelihood", "nats")
 SECONDS = Quantity("one likelihood", "s")
@@ -59,7 +58,7 @@ bench.parser.set_defaults(seconds=1800.0)
 def drawn(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return points and values of the model."""
     points = np.random.default_rng(0).random((n, 2))
-    # Only fits see more than 300,000 values, to which a share of 1e-6 means nothing, and which take memory to draw.
+    # Only fits use more than 300,000 values. For these a share of 1e-6 means nothing, and drawing them takes memory.
     A = H2Matrix.from_kernel(points, KERNEL, diagonal=NUGGET, tolerance=1e-8 if n <= 300_000 else 1e-6)
     return points, A.factorize().sample(np.random.default_rng(1)).numpy()
 
@@ -73,7 +72,7 @@ def ours(
 
 
 def exact(points: NDArray[np.float64], values: NDArray[np.float64]) -> float:
-    """Return the log-likelihood by dense algebra, or ours at a tolerance of 1e-9 where that is too large."""
+    """Return the log-likelihood by dense algebra, or ours at a tolerance of 1e-9 where the matrix is too large."""
     n = len(points)
     if n > 8192:
         return ours(points, values, 1e-9).log_likelihood_
@@ -83,7 +82,7 @@ def exact(points: NDArray[np.float64], values: NDArray[np.float64]) -> float:
 
 
 def vecchia(points: NDArray[np.float64], values: NDArray[np.float64], m: int) -> Callable[[], float] | None:
-    """Return gpboost's log-likelihood with m neighbors, its set-up included as ours is."""
+    """Return gpboost's log-likelihood with m neighbors; set-up counts, as in ours."""
     gpboost = optional_import("gpboost")
     if gpboost is None:
         return None
@@ -107,15 +106,15 @@ def race(
     nats: Goal | None = None,
     ratios: Sequence[float] = (),
 ) -> None:
-    """Time one likelihood beside each peer's, and tell how many nats each is off.
+    """Time one likelihood beside each peer's, and report the error of each in nats.
 
     Args:
         run: The case.
-        n: Values.
-        peers: Log-likelihoods by name; None for one that is missing.
-        repeats: Calls of each, after one that is not counted if there are several.
-        nats: Goal of our own error.
-        ratios: Goals of the ratio of seconds, in the peers' order.
+        n: Number of values.
+        peers: Log-likelihoods by name; None for a missing peer.
+        repeats: Calls of each; if there are several, one more call is made first and not counted.
+        nats: Goal for our own error.
+        ratios: Goals for the ratio of seconds, in the peers' order.
     """
     points, values = drawn(n)
     truth = exact(points, values)
@@ -148,20 +147,20 @@ def beside_vecchia(run: Run, n: int, **options: Any) -> None:
 
 @bench.case("likelihood 8192")
 def small(run: Run) -> None:
-    """Where dense algebra still tells the truth."""
+    """A size at which dense algebra still gives the exact value."""
     beside_vecchia(run, 1024 if run.quick else 8192, repeats=3, nats=Goal.ours(0.1))
 
 
 @bench.case("likelihood 8192, dense")
 def beside_scikit_learn(run: Run) -> None:
-    """Dense algebra itself, which takes a minute."""
+    """Dense algebra itself; it takes a minute."""
     n = 1024 if run.quick else 8192
     race(run, n, {"scikit-learn, dense": dense(*drawn(n))}, repeats=1)
 
 
 @bench.case("likelihood 8192, Lanczos")
 def beside_gpytorch(run: Run) -> None:
-    """Conjugate gradients and Lanczos quadrature on dense products, which take minutes."""
+    """Conjugate gradients and Lanczos quadrature on dense products; they take minutes."""
     n = 1024 if run.quick else 8192
     race(run, n, {"gpytorch": lanczos(*drawn(n))}, repeats=1)
 
@@ -216,13 +215,13 @@ def large(run: Run) -> None:
 
 @bench.case("likelihood 262144")
 def larger(run: Run) -> None:
-    """How it grows."""
+    """A larger size, to show the growth."""
     beside_vecchia(run, 4096 if run.quick else 262144, repeats=1)
 
 
 @bench.case("gradient 65536")
 def gradient(run: Run) -> None:
-    """Length scale, variance and nugget: seconds of the gradient beside those of the value."""
+    """Length scale, variance and nugget: seconds of the gradient relative to those of the value."""
     points, values = drawn(2048 if run.quick else 65536)
     process = GaussianProcess(KERNEL, nugget="fit", trend=None, max_iterations=1)
     model, theta = process.likelihood(points, values), np.log([0.1, 1.0, NUGGET])
@@ -257,8 +256,8 @@ def million(run: Run) -> None:
 
 @contextmanager
 def peak_memory() -> Iterator[list[float]]:
-    """Give a list that holds the most memory the process has had in the block, in GB, when the block is done."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    """Yield a list that holds the most memory of the process in the block, in GB, when the block is done."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     peak: list[float] = []
     yield peak
     status = Path("/proc/self/status").read_text()
@@ -285,7 +284,7 @@ def solve(run: Run) -> None:
 
 @bench.case("solve 65536")
 def solve_large(run: Run) -> None:
-    """The peer is stopped on its way, which takes an hour: its seconds are fewer than it needs."""
+    """The peer would take an hour and is stopped before: its reported seconds are fewer than it needs."""
     solve_beside_higp(run, 2048 if run.quick else 65536, STEPS_AT_65536)
 
 
@@ -304,7 +303,7 @@ def solve_beside_higp(run: Run, n: int, most_steps: int) -> None:
         start = time.perf_counter()
         x, count = conjugate_gradients(peer.matmul, M.matmul, values, most_steps)
         peer_seconds = time.perf_counter() - start
-    # The peer's matrix is another one within the tolerance.
+    # The peer's matrix differs from ours within the tolerance.
     residual = float(np.linalg.norm(A @ x - values) / np.linalg.norm(values))
     name = f"higp, {'stopped after ' * (count == most_steps)}{count} steps to {residual:.0e}"
     run.record(SOLVE, ours=seconds, peer=peer_seconds, goal=Goal.ratio(20), peer_name=name)
@@ -320,7 +319,7 @@ def higp_matrix(points: NDArray[np.float64]) -> Any | None:
 
 
 def higp_preconditioner(points: NDArray[np.float64]) -> Any | None:
-    """Return higp's preconditioner as it comes."""
+    """Return higp's preconditioner with its default options."""
     higp = optional_import("higp_cext")
     if higp is None:
         return None
@@ -334,7 +333,7 @@ def conjugate_gradients(
     b: NDArray[np.float64],
     most_steps: int = MOST_STEPS,
 ) -> tuple[NDArray[np.float64], int]:
-    """Return the solution to 1e-6 by SciPy's conjugate gradients, as far as they get, and how many steps they took."""
+    """Return SciPy's conjugate-gradient solution to 1e-6, as far as it gets, and the number of steps."""
     count = 0
 
     def counted(_: Any) -> None:
@@ -353,7 +352,7 @@ def conjugate_gradients(
 
 @bench.case("solve of the cities")
 def cities(run: Run) -> None:
-    """A nugget below tolerance times norm: `solve` has to compress anew, and to tell what is reached on exact rows."""
+    """A nugget below tolerance times norm: `solve` has to compress anew, and to report the error on exact rows."""
     places = load_points("cities", n_points=2000 if run.quick else 100_000, seed=0).points
     kernel = kernels.Matern(nu=1.5, length_scale=500 / EARTH)
     start = time.perf_counter()
@@ -371,7 +370,7 @@ def cities(run: Run) -> None:
 
 @bench.case("standard deviation 8192")
 def deviation(run: Run) -> None:
-    """Standard deviations at 2,000 new points, without one solve for each, beside dense algebra."""
+    """Standard deviations at 2,000 new points, without a solve for each, compared with dense algebra."""
     n, q = (1024, 300) if run.quick else (8192, 2000)
     points, values = drawn(n)
     new = np.random.default_rng(2).random((q, 2))
@@ -388,7 +387,7 @@ def deviation(run: Run) -> None:
 
 @bench.case("geoid")
 def geoid(run: Run) -> None:
-    """Mean and standard deviation of the geoid's height between the places of its grid, on one of half the step."""
+    """Mean and standard deviation of the geoid's height between its grid points, on a grid with half the step."""
     places = load_points("geoid", n_points=4096 if run.quick else None, seed=0)
     n = 60 if run.quick else 720  # the grid has 720 steps of latitude
     latitude = np.repeat(-90 + 90 / n * (np.arange(2 * n) + 0.5), 4 * n)

@@ -1,9 +1,9 @@
-"""Jobs that share a place in Slurm's queue: do those of a group run beside each other?
+"""Jobs that share a place in Slurm's queue: do the jobs of a group run in parallel?
 
-A real Slurm, brought up on this machine as for the tests, reads files of many rows with the cluster's profile: first
-each in a job of Slurm's own, one after the other, and then all as one group. The parallel efficiency of the group is
-the time that its jobs take one after the other, divided by the number of cores and the time that the group takes. Times
-are Slurm's, whole seconds from the start of a job to its end, with the start of Snakemake inside.
+A real Slurm, started on this machine as for the tests, reads files of many rows with the cluster's profile: first each
+file in a job of Slurm's own, one after the other, and then all files as one group. The parallel efficiency of the group
+is the time of its jobs one after the other, divided by the number of cores and the time of the group. Times are
+Slurm's: whole seconds from the start of a job to its end, including the start of Snakemake.
 """
 
 import os
@@ -29,7 +29,7 @@ bench = Benchmark("groups", __doc__, packages=("snakemake-executor-plugin-slurm"
 
 @contextmanager
 def slurm() -> Iterator[dict[str, str]]:
-    """Bring up a Slurm, and give the variables that find it."""
+    """Start a Slurm, and yield the environment variables that find it."""
     tests = ROOT / "tests/slurm"
     subprocess.run([tests / "packages"], check=True)
     with tempfile.TemporaryDirectory(prefix="slurm-") as temporary:
@@ -49,7 +49,7 @@ def slurm() -> Iterator[dict[str, str]]:
 
 
 def write_study(folder: Path, n_files: int, n_rows: int) -> None:
-    """Write a study whose points are files of their own."""
+    """Write a study whose points are a user's own files."""
     for name in ("workflow", "config", "profiles"):
         copytree(ROOT / name, folder / name)
     copy(ROOT / "Snakefile", folder)
@@ -93,7 +93,7 @@ def seconds_of(folder: Path, environment: dict[str, str], names: list[str]) -> f
 
 @bench.case("points of files")
 def points(run: Run) -> None:
-    """Read as many files as this machine has cores, of which each takes one core."""
+    """Read as many files as this machine has cores; each file takes one core."""
     n_files = min(os.cpu_count() or 1, 4)
     names = [f"m{place}" for place in range(n_files)]
     with tempfile.TemporaryDirectory(prefix="parsimony-") as temporary, slurm() as environment:
@@ -102,7 +102,7 @@ def points(run: Run) -> None:
         alone = []
         for name in names:
             alone.append(seconds_of(folder, environment, [name]))
-            time.sleep(1)  # times of jobs are whole seconds
+            time.sleep(1)  # job times are whole seconds
         together = seconds_of(folder, environment, names)
     run.record(SECONDS, ours=together, peer=sum(alone), peer_name="one after the other")
     run.record(EFFICIENCY, ours=sum(alone) / (n_files * together), goal=Goal.ours(0.9))

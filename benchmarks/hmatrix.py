@@ -1,9 +1,9 @@
 """H2 matrices beside hmat-oss and LAPACK: seconds, bytes, errors and growth, one thread each, ratios in one run.
 
 The problems: `square` and `cube` are exp(-r / 0.1) on uniform points with nugget 1e-2; `sphere` is 1/r on Fibonacci
-points with diagonal sqrt(n). Residuals are those of exactly evaluated rows. hmat-oss comes from Debian
-(apt-get install libhmat-oss-dev libopenblas-dev); without it, its columns say so. SciPy's OpenBLAS and Debian's both
-choose their kernels by the processor: what the shell's OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE say is left out.
+points with diagonal sqrt(n). Residuals are those of exactly evaluated rows. hmat-oss comes from Debian (apt-get install
+libhmat-oss-dev libopenblas-dev); where it is missing, its columns say so. SciPy's OpenBLAS and Debian's both choose
+their kernels by the processor: OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE of the shell are ignored.
 The last case races a GPU with one core; where torch finds none, it says so and records nothing
 (`python benchmarks/hmatrix.py --only "a GPU*"` runs it alone).
 """
@@ -42,7 +42,7 @@ bench = Benchmark("hmatrix", __doc__, packages=("torch", "scipy"))
 
 @dataclass(frozen=True)
 class Problem:
-    """A kernel matrix and a right-hand side; `peer` holds what hmat-oss calls the same."""
+    """A kernel matrix and a right-hand side; `peer` has hmat-oss's arguments for the same matrix."""
 
     points: NDArray[np.float64]
     kernel: kernels.Kernel
@@ -72,7 +72,7 @@ def exponential(name: str, n: int) -> Problem:
 def inverse_distance(n: int) -> Problem:
     """1/r with diagonal sqrt(n) on Fibonacci points of the unit sphere."""
     points = load_points("sphere", n_points=n).points
-    # ours is 1/(4 pi r): the same matrix but for the factor.
+    # Ours is 1/(4 pi r): the same matrix except for the factor.
     kernel = 4 * np.pi * kernels.LaplaceSingleLayer()
     return Problem(points, kernel, n**0.5, {"kernel": "inverse", "parameter": 1.0, "diagonal": n**0.5})
 
@@ -87,14 +87,14 @@ def dense_solution(problem: Problem) -> NDArray[np.float64]:
 
 
 def clock(work: Callable[[], object]) -> tuple[float, object]:
-    """Seconds of one call, and what it returned."""
+    """Return the seconds of one call, and its result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
 
 
 def direct(run: Run, problem: Problem, *, times: float, size: float) -> None:
-    """Compress, factorize and solve at one tolerance, beside hmat-oss's H-Cholesky."""
+    """Compress, factorize and solve at one tolerance, compared with hmat-oss's H-Cholesky."""
     b = problem.b
 
     def ours() -> tuple[H2Matrix, object, NDArray[np.float64]]:
@@ -143,7 +143,7 @@ def sphere(run: Run) -> None:
 
 @bench.case("cube 16384")
 def cube(run: Run) -> None:
-    """Three dimensions, where only a loose factorization before conjugate gradients pays."""
+    """Three dimensions, where only a loose factorization with conjugate gradients pays."""
     problem = exponential("cube", 2048 if run.quick else 16384)
     b = problem.b
 
@@ -174,7 +174,7 @@ def cube(run: Run) -> None:
 
 @bench.case("low rank in 96 dimensions")
 def low_rank(run: Run) -> None:
-    """Points near a surface of 8 dimensions among 96, like features of a network: those of the default study are."""
+    """Points near an 8-dimensional surface in 96 dimensions, like the features of the default study's network."""
     n = 1024 if run.quick else 8192
     generator = np.random.default_rng(2)
     points = generator.standard_normal((n, 8)) @ generator.standard_normal((8, 96)) / 96**0.5
@@ -186,7 +186,7 @@ def low_rank(run: Run) -> None:
         matrix = DistributedLowRank.from_kernel(
             points, problem.kernel, Serial(), diagonal=problem.diagonal, tolerance=1e-4
         )
-        n_bytes = matrix.n_bytes + 8 * matrix.rank**2  # the root of a matrix of as many rows as the rank
+        n_bytes = matrix.n_bytes + 8 * matrix.rank**2  # and a factor with as many rows as the rank
         return n_bytes, np.asarray(matrix.factorize().solve(b))
 
     with threadpool_limits(1):
@@ -202,8 +202,8 @@ def low_rank(run: Run) -> None:
 def globe(run: Run) -> None:
     """Clustered points on a sphere: a Gaussian process's likelihood.
 
-    The inverse magnifies the compression's error by the condition number, so that a residual of 1e-5 with the exact
-    matrix takes a compression of 1e-8; the factorization, which gives the determinant, keeps 1e-6.
+    The inverse amplifies the compression error by the condition number, so a residual of 1e-5 with the exact matrix
+    needs a compression of 1e-8; the factorization, which gives the determinant, keeps 1e-6.
     """
     tight = 1e-8
     for name, n, bound in (("airports", None, 10.0), ("cities", 120_000, None)):
@@ -279,10 +279,10 @@ def algebra(run: Run) -> None:
             problem = exponential("uniform_square", n)
             matrix = H2Matrix.from_kernel(problem.points, problem.kernel, diagonal=1e-2, tolerance=tolerance)
             x = np.random.default_rng(11).standard_normal((n, 4))
-            with threadpool_limits(1):  # the least of three: a run of some seconds scatters by a tenth
+            with threadpool_limits(1):  # the least of three, since runs of some seconds vary by a tenth
                 runs = [clock(lambda a=matrix, f=operation: f(a)) for _ in range(1 if run.quick else 3)]
             taken, result = min(seconds for seconds, _ in runs), runs[-1][1]
-            # What A itself has lost is the condition number larger in its inverse: compare with the kernel's.
+            # The inverse magnifies the error of A by the condition number: compare with a tight compression.
             known = reference(matrix.recompress(tolerance=1e-8), x)
             seconds.append(taken)
             off = float(np.linalg.norm(result @ x - known) / np.linalg.norm(known)) / tolerance
@@ -294,7 +294,7 @@ def algebra(run: Run) -> None:
 
 @bench.case("a GPU beside one core")
 def gpu(run: Run) -> None:
-    """The square by direct solution, the cube by a loose factorization before conjugate gradients."""
+    """The square by direct solution, the cube by a loose factorization with conjugate gradients."""
     if not torch.cuda.is_available():
         print("skipped: torch finds no GPU on this machine")
         return
@@ -302,7 +302,7 @@ def gpu(run: Run) -> None:
 
 
 def race_devices(run: Run, device: torch.device) -> None:
-    """Compress, factorize and solve where the points are: on a device, and on one core."""
+    """Compress, factorize and solve on the points' device: on a GPU, and on one core."""
 
     def solve(problem: Problem, where: torch.device) -> NDArray[np.float64]:
         points, b = (torch.from_numpy(array).to(where) for array in (problem.points, problem.b))
@@ -310,7 +310,7 @@ def race_devices(run: Run, device: torch.device) -> None:
         x = matrix.solve(b, TOLERANCE)[0] if matrix.rows.fills_space else matrix.factorize(TOLERANCE).solve(b)
         return x.cpu().numpy()
 
-    solve(exponential("uniform_square", 2048), device)  # libraries load themselves at their first call
+    solve(exponential("uniform_square", 2048), device)  # libraries load at their first call
     for name in ("uniform_square", "cube"):
         problem = exponential(name, 2048 if run.quick else 262144)
         with threadpool_limits(1):

@@ -1,10 +1,9 @@
-"""What the studies of large batches found: accuracy and steps of smoothed K-FAC beside small-batch SGD and its peers.
+"""Results of the studies of large batches: accuracy and steps of smoothed K-FAC beside small-batch SGD and its peers.
 
-Reads the metrics of `config/large_batch_grid.yaml` and of `config/large_batch.yaml`, where all methods are tuned alike,
-as they are on the other images of `config/large_batch_letters.yaml`,
-from `results/STUDY/report`, and runs a study first if it is not finished, on two cores with one thread a training.
-Differences are means over seeds, in percentage points of test accuracy, with half the width of their 90 % interval
-(seed by seed) as a row of its own.
+Reads the metrics of `config/large_batch_grid.yaml`, of `config/large_batch.yaml`, where all methods are tuned alike,
+and of `config/large_batch_letters.yaml`, the same on other images, from `results/STUDY/report`. A study that is not
+finished is run first, on two cores with one thread per training. Differences are means over seeds, in percentage points
+of test accuracy; half the width of their 90 % interval (seed by seed) is a row of its own.
 """
 
 import subprocess
@@ -33,12 +32,12 @@ bench = Benchmark("large_batch", __doc__)
 
 
 def metrics_file(name: str) -> Path:
-    """Where a study of this name leaves its metrics."""
+    """Return the path of a study's metrics."""
     return ROOT / "results" / name / "report" / "metrics.json"
 
 
 def study(name: str) -> report.Metrics:
-    """All metrics of a study, which is run if it is not finished."""
+    """Return all metrics of a study; run it first if it is not finished."""
     file = metrics_file(name)
     if not file.is_file():
         configuration = f"config/{name}.yaml"
@@ -57,7 +56,7 @@ def compare(
     of: str = GRID,
     part: str = "",
 ) -> None:
-    """Report a run of a study beside another; the rows are called `part`, or by the other run."""
+    """Report a run of a study compared with another; the rows are called `part`, or by the other run."""
     runs = study(of).training
     by = difference(accuracy_on_test(runs[name]), accuracy_on_test(runs[peer]))
     if by is None:
@@ -66,7 +65,7 @@ def compare(
         )
     part = part or f"beside {peer}"
     run.record(ABOVE, ours=by.mean, goal=None if goal is None else Goal.ours(goal), part=part)
-    if by.half_width is not None:  # one seed in common, or equal differences, tell no interval
+    if by.half_width is not None:  # one common seed, or equal differences, have no interval
         run.record(HALF_WIDTH, ours=by.half_width, part=part)
     losses = [loss_on_test(runs[each]).mean or float("nan") for each in (name, peer)]
     run.record(LOSS, ours=losses[0], peer=losses[1], peer_name=peer, part=part)
@@ -99,26 +98,26 @@ def tuned_decay(run: Run) -> None:
 
 @bench.case("all images, batch 4096")
 def all_images(run: Run) -> None:
-    """The confirmation on all images that validation leaves."""
+    """The confirmation on all images that are not used for validation."""
     compare(run, "all_kfac_mixup_noise_4096", "all_sgd_64")
 
 
 @bench.case("claims")
 def claims(run: Run) -> None:
-    """1 for a claim that holds, 0 for one that does not, 0.5 for one that the seeds leave open."""
+    """1 for a claim that holds, 0 for one that does not, 0.5 for one that is undecided."""
     judge(run, GRID)
 
 
 @bench.case("tuned alike: smoothed K-FAC, batch 4096")
 def alike_4096(run: Run) -> None:
-    """Beside small batches, five trials of three options for each, ten seeds."""
+    """Comparison with small batches: five trials of three options for each method, ten seeds."""
     compare(run, "kfac_smoothed_4096", REFERENCE, goal=-0.6, fewer_steps=64, of=ALIKE)
     compare(run, "kfac_smoothed_4096", "sgd_mixup_64", of=ALIKE)
 
 
 @bench.case("tuned alike: smoothed K-FAC, batch 1024")
 def alike_1024(run: Run) -> None:
-    """Beside the best small batch, which is SGD with mixup, and beside SGD alone."""
+    """Comparison with the best small batch, which is SGD with mixup, and with SGD alone."""
     compare(run, "kfac_smoothed_1024", "sgd_mixup_64", goal=-0.2, fewer_steps=16, of=ALIKE)
     compare(run, "kfac_smoothed_1024", REFERENCE, of=ALIKE)
 
@@ -132,13 +131,13 @@ def beside_others(run: Run) -> None:
 
 @bench.case("tuned alike: the batch from which a method loses")
 def critical_batch(run: Run) -> None:
-    """What the noise of the small batches predicted, beside what the sweep found; the larger by the smaller."""
+    """The batch predicted from the noise of small batches and the one that the sweep found: larger over smaller."""
     judge_predictions(run, ALIKE)
 
 
 @bench.case("letters, tuned alike: batch 1024")
 def letters(run: Run) -> None:
-    """Other images: digits and letters in 62 classes. K-FAC with and without smoothing beside each other method."""
+    """Other images: digits and letters in 62 classes. K-FAC with and without smoothing against each other method."""
     for name in ("kfac_1024", "kfac_smoothed_1024"):
         for peer in (REFERENCE, "lamb_1024", "muon_1024", "sgd_1024"):
             compare(run, name, peer, of=LETTERS, part=f"{name} beside {peer}")

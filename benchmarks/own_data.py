@@ -1,9 +1,9 @@
-"""Own files in studies: how long and how many commands from a file to its page, and how much memory.
+"""Own files in studies: time and number of commands from a file to its page, and memory.
 
-Stations and a network run through the commands that the documents name, in a fresh folder with the environment active.
-Ten million rows are read, checked and divided into known and held-out ones by stage `points`, and then among
-processes; memory is the largest resident set of a process beyond that for a thousand rows, so that imports do not
-count. The cases of wrong files and runs are those of the tests.
+Stations and a network run through the commands of the documentation, in a fresh folder with the environment active.
+Ten million rows are read, checked and divided into known and held-out ones by the stage `points`, and then among
+processes. Memory is the largest resident set of a process minus that for a thousand rows, so that imports do not count.
+The cases of wrong files and runs are those of the tests.
 """
 
 import json
@@ -42,7 +42,7 @@ bench = Benchmark("own_data", __doc__, packages=("pyarrow", "onnx", "mpi4py"))
 
 @contextmanager
 def checkout() -> Iterator[Path]:
-    """Give a fresh folder in which studies run."""
+    """Yield a fresh folder in which studies run."""
     with tempfile.TemporaryDirectory(prefix="parsimony-") as temporary:
         folder = Path(temporary)
         for name in ("workflow", "config", "profiles"):
@@ -52,10 +52,10 @@ def checkout() -> Iterator[Path]:
 
 
 def seconds_of(folder: Path, command: str) -> tuple[float, str]:
-    """Run a command as it stands in the documents; return its seconds and what it printed.
+    """Run a command as it is in the documentation; return its seconds and its output.
 
     Raises:
-        RuntimeError: If it fails; the text has its last words.
+        RuntimeError: If the command fails; the text has its last words.
     """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     start = time.perf_counter()
@@ -124,13 +124,13 @@ def rows(run: Run) -> None:
         small = points_of(folder, 1000, ending)[2]
         for processes in PROCESSES:
             peak = largest_part(manifest, processes) - largest_part(small, processes)
-            # A process's rows of two coordinates, as they are mapped and as they are its own.
+            # Rows of two coordinates of one process: once mapped and once copied.
             most = 2 * 0.9 * n * 16 / processes / 1e6
             run.record(MEMORY, ours=peak, part=f"divided, 1 of {processes} processes", goal=Goal.ours(most))
 
 
 def points_of(folder: Path, n: int, ending: str) -> tuple[float, float, Path]:
-    """Run stage `points` on a file of `n` rows; return its peak memory in MB, its seconds and its manifest."""
+    """Run the stage `points` on a file of `n` rows; return its peak memory in MB, its seconds and its manifest."""
     path = folder / f"{n}{ending}"
     if not path.exists():
         write_rows(path, n)
@@ -150,7 +150,7 @@ def points_of(folder: Path, n: int, ending: str) -> tuple[float, float, Path]:
     return usage.ru_maxrss / 1e3, time.perf_counter() - start, output
 
 
-#: What a process of the stages that follow does with the points.
+#: Use of the points by a process of the stages that follow.
 OWN_ROWS = """
 import resource, sys
 from pathlib import Path
@@ -168,7 +168,7 @@ if communicator.rank == 0:
 
 
 def largest_part(manifest: Path, processes: int) -> float:
-    """Let each of several processes take its rows; return the largest peak memory of one in MB."""
+    """Let each of several processes take its rows; return the largest peak memory of a process in MB."""
     done = subprocess.run(
         ["mpiexec", "-n", str(processes), sys.executable, "-m", "mpi4py", "-c", OWN_ROWS, str(processes),
          str(manifest)],
@@ -177,7 +177,7 @@ def largest_part(manifest: Path, processes: int) -> float:
     return int(done.stdout) / 1e3
 
 
-#: What stage `solve` does of task scattering, and its peak of memory.
+#: The work of the stage `solve` for the task scattering, and its peak memory.
 SCATTER = """
 import resource, sys
 from pathlib import Path
@@ -199,7 +199,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @bench.case("memory of scattering")
 def scattering(run: Run) -> None:
-    """Both layers of a wave at spheres of ten triangles per wavelength, soft and hard, beside what is foretold."""
+    """Both layers of a wave at soft and hard spheres with ten triangles per wavelength, and the prediction."""
     for refinements in (2, 3) if run.quick else (3, 4, 5):
         n = 20 * 4**refinements
         facts = {"name": "sphere", "n": n, "dimension": 3}
@@ -219,7 +219,7 @@ def scattering(run: Run) -> None:
 
 @bench.case("100,000 image files")
 def images(run: Run) -> None:
-    """Run a study of a folder of images once, and once more with nothing to do."""
+    """Run a study of a folder of images once, and a second time with nothing to do."""
     with checkout() as folder:
         n = 1000 if run.quick else 100_000
         write_images(folder / "images", n)
@@ -246,7 +246,7 @@ WRONG = {
 
 @bench.case("wrong")
 def wrong(run: Run) -> None:
-    """Count the cases of wrong files and hostile runs that are refused, as the tests know them."""
+    """Count the cases of wrong files and hostile runs that are refused; the cases are the tests'."""
     for what, (places, chosen) in WRONG.items():
         with tempfile.TemporaryDirectory(prefix="parsimony-") as folder:
             told = Path(folder) / "junit.xml"

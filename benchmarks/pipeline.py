@@ -1,9 +1,9 @@
 """End-to-end seconds and peak memory of a whole study, rule by rule, and Snakemake's own overhead.
 
-Runs the workflow in a fresh temporary folder, so that every rule runs, then once more with nothing to do. A
+Runs the workflow in a fresh temporary folder, so that every rule runs, then a second time with nothing to do. A
 rule's seconds are the sum over its jobs, its memory the highest resident set of any of them, both from
-Snakemake's benchmark files. Images that have been fetched before are used again: a download is the network's
-time, not ours.
+Snakemake's benchmark files. Images that were downloaded before are used again, since a download measures the
+network.
 """
 
 import csv
@@ -33,7 +33,7 @@ bench.parser.add_argument(
 
 @dataclass(frozen=True)
 class RuleUse:
-    """What all jobs of one rule took."""
+    """Cost of all jobs of one rule."""
 
     rule: str
     n_jobs: int
@@ -43,7 +43,7 @@ class RuleUse:
 
 @bench.case("study")
 def study(run: Run) -> None:
-    """Run the study, run it again, and report both and what each rule took."""
+    """Run the study, run it again, and report the cost of both runs and of each rule."""
     name = "tiny" if run.quick else run.options.study
     with tempfile.TemporaryDirectory(prefix="parsimony-") as temporary:
         folder = Path(temporary)
@@ -62,10 +62,10 @@ def study(run: Run) -> None:
 
 
 def snakemake(folder: Path, name: str, cores: int) -> tuple[float, str]:
-    """Run a study in `folder`; return the seconds and what Snakemake said.
+    """Run a study in `folder`; return the seconds and Snakemake's output.
 
     Raises:
-        RuntimeError: If it fails; the text has its last words.
+        RuntimeError: If the run fails; the text has its last words.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--cores", str(cores)]

@@ -2,9 +2,9 @@
 
 "Best FP32" is the fastest of the engines at float32, each with its own layout of images, on the same folded layers.
 Rows "from and to torch" are ours with images in torch's order on both ends, all others with images channels last.
-Sides take turns on one pinned core; samples during which the core was taken away are dropped. Warm, the same numbers
-are used again and again; cold, the caches are swept before each run; a network runs as a whole. The peers come with
-`pip install '.[bench]'`; one that is missing is left out, and the table says so.
+Sides take turns on one pinned core; samples during which other work took the core are dropped. Warm: the same numbers
+are used again and again. Cold: the caches are swept before each run. A network runs as a whole. The peers come with
+`pip install '.[bench]'`; where one is missing, the table says so.
 """
 
 import functools
@@ -74,13 +74,13 @@ def product(n: int, batch: int) -> Case:
 
 @bench.case("FC 4096x4096, cold")
 def fully_connected(run: Run) -> None:
-    """A matrix-vector product out of memory, which half the bytes make twice as fast."""
+    """A matrix-vector product from memory: half the bytes make it twice as fast."""
     against(run, product(1024 if run.quick else 4096, 1), best=2.0, own=1.9, cold=True)
 
 
 @bench.case("FC at the L3 cliff, warm")
 def cliff(run: Run) -> None:
-    """Weights that fit the last cache in half precision only."""
+    """Weights that fit the last cache only in half precision."""
     against(run, product(1024 if run.quick else 3072, 1))
 
 
@@ -126,7 +126,7 @@ def conv1x1_wide(run: Run) -> None:
 
 @bench.case("grouped 3x3 64 @56")
 def grouped(run: Run) -> None:
-    """Groups that are narrower than a vector, which is what makes them slow."""
+    """Groups that are narrower than a vector, and therefore slow."""
     for groups in (2, 8) if run.quick else (2, 4, 8, 16, 32):
         case = convolution(64, 64, 14 if run.quick else 56, groups=groups)
         network, problem = case.network, case.problem
@@ -145,7 +145,7 @@ def grouped(run: Run) -> None:
 
 
 def inner_layer(run: Run, module: nn.Module, x: Tensor) -> None:
-    """Time a layer of low intensity between others, against its float32 twin: elements are what it moves."""
+    """Time a layer of low intensity between others, against its float32 twin; elements are what it moves."""
     network = Case(Storing(he(module), residual=isinstance(module, nn.Identity)), x).network
     place = 1
     sides: dict[str, TimedRun] = {}
@@ -179,7 +179,7 @@ def pooling(run: Run) -> None:
 
 @bench.case("16-convolution chain")
 def convolution_chain(run: Run) -> None:
-    # Below the 9e-3 that other engines are off by at bfloat16, beside which it is timed.
+    # Below 9e-3, the error of other engines at bfloat16, which are timed beside it.
     case = Case(he(chain()), inputs(1, 64, 32, 32), Budget(output_error=8e-3))
     times = against(run, case, bfloat16=True)
     rivals = {name: times[name] for name in ("onnxruntime fp32", "openvino fp32") if name in times}
@@ -195,14 +195,14 @@ def convolution_chain(run: Run) -> None:
 
 
 def resnet50(run: Run) -> Case:
-    """With random weights, which tell of time: errors are larger than those of a trained network."""
+    """With random weights: times are meaningful, but errors are larger than those of a trained network."""
     size = 64 if run.quick else 224
     module = import_library("torchvision.models").resnet50(weights=None)
     return Case(he(module), inputs(1, 3, size, size), Budget(output_error=0.1, layer_error=1e-2))
 
 
 def small_resnet18() -> Case:
-    # Below the 4e-3 that other engines are off by at bfloat16, beside which it is timed.
+    # Below 4e-3, the error of other engines at bfloat16, which are timed beside it.
     return Case(he(resnet18()), inputs(1, 3, 32, 32), Budget(output_error=3e-3))
 
 
@@ -238,7 +238,7 @@ def transformer(batch: int) -> Case:
 
 @bench.case("vit @28")
 def vision_transformer(run: Run) -> None:
-    """The pipeline's own, with its first weights."""
+    """The pipeline's own network, with its initial weights."""
     against(run, transformer(1), best=1.2, bfloat16=True)
 
 
@@ -261,7 +261,7 @@ def two_cores(run: Run) -> None:
         times = medians(run, calls, n_threads=2)
         run.record(TIME, ours=times["ours"], peer=one, peer_name="ours on one core", goal=Goal.ratio(1.7),
                    part=f"{name}, beside one core")  # fmt: skip
-        # What the machine gives to networks that do not wait for each other: no division of the work gains more.
+        # The machine's gain for networks that do not wait for each other: no division of the work gains more.
         run.record(GAIN, ours=gain_of_copies(run, network, case.x), part=f"{name}, two copies at once")
         for peer in filter(None, rivals):
             goal = (
@@ -275,7 +275,7 @@ def two_cores(run: Run) -> None:
 
 @bench.case("latency")
 def latency(run: Run) -> None:
-    """How long single runs take, one after the other, disturbed ones included: medians and what few exceed."""
+    """The times of single runs, one after the other, disturbed ones included: medians and high percentiles."""
     case = small_resnet18()
     rivals = [engines.onnxruntime(case.problem), engines.openvino_bfloat16(case.problem)]
     calls = {"ours": whole(case.network, case.x)} | {peer.name: peer.run for peer in filter(None, rivals)}
@@ -294,7 +294,7 @@ def latency(run: Run) -> None:
 
 @bench.case("batch sizes")
 def batch_sizes(run: Run) -> None:
-    """Time of one sample in batches of 1 to 64, beside float32, and what limits half precision there."""
+    """Time of one sample in batches of 1 to 64, compared with float32, and the limit of half precision there."""
     layers = {"conv3x3 128 @16": convolution(128, 128, 16), "FC 1024": product(1024, 1)}
     roofs = measure_attained(measure_roofs())
     sizes = (1, 8) if run.quick else (1, 2, 4, 8, 16, 32, 64)
@@ -317,7 +317,7 @@ def batch_sizes(run: Run) -> None:
 
 @bench.case("direct convolution, part of peak")
 def direct_peak(run: Run) -> None:
-    """FLOPs per second of the direct convolution in float32 over those of a loop of multiply-adds beside it."""
+    """FLOPs per second of the direct convolution in float32, relative to a loop of multiply-adds measured beside it."""
     case = convolution(64, 64, 32)
     network = case.network.with_routines({layer.name: "direct fp32" for layer in case.network.layers})
     execution = network.float_twin()
@@ -334,13 +334,13 @@ def direct_peak(run: Run) -> None:
 
 @bench.case("predicted layer times")
 def prediction(run: Run) -> None:
-    """Layers of the cases above whose measured times are within 25 % of the predicted ones, warm and in the network."""
+    """Share of the measured times of layers above that are within 25 % of the prediction, warm and in the network."""
     cases = [convolution(64, 64, 32), product(2048, 1), Case(he(resnet18()), inputs(1, 3, 32, 32))]
     within: list[bool] = []
     for case in cases:
         network = case.network
         for mode in ("warm", "network"):
-            roofs = measure_attained(measure_roofs())  # beside the times that they predict
+            roofs = measure_attained(measure_roofs())  # measured shortly before the times that they predict
             rows = network.time_layers(
                 case.x,
                 batch_sizes=(1, 8),
@@ -358,7 +358,7 @@ def prediction(run: Run) -> None:
 
 
 def predictions(group: str) -> None:
-    """A case for the layers of a group of networks that are timed here and in `pretrained`."""
+    """Add a case for the layers of a group of networks that are timed here and in `pretrained`."""
     bench.case(f"{TITLE}, {group}")(functools.partial(record_shares, group=group))
 
 
@@ -393,9 +393,9 @@ def conversion(run: Run) -> None:
 
 @bench.case("trained network, Fashion-MNIST")
 def trained(run: Run) -> None:
-    """Accuracy on the test split at float32 and in half precision, on measured routines, and the size of the files.
+    """Accuracy on the test split at float32 and in half precision, with measured routines, and the size of the files.
 
-    Both files have normalizations folded; the one in half precision comes with its plan.
+    Both files have folded normalizations; the half-precision file includes its plan.
     """
     images = load_images("fashion_mnist", directory=None, cache=Path(".data"))
     pixels, labels = torch.from_numpy(images.train_images), torch.from_numpy(images.train_labels)
@@ -419,7 +419,7 @@ def trained(run: Run) -> None:
     held_out = slice(-4096, None)
     samples, classes = normalized(pixels[held_out]), labels[held_out]
     converted = HalfNetwork.convert(model, samples, classes)
-    network = converted.choose_routines(samples, classes, sampling=sampling(run)).network  # as it is timed
+    network = converted.choose_routines(samples, classes, sampling=sampling(run)).network  # as timed
     x, y = normalized(torch.from_numpy(images.test_images)), torch.from_numpy(images.test_labels)
     with torch.no_grad():
         found = compare_predictions(model(x), network(x), y)

@@ -1,10 +1,10 @@
 """Pretrained networks in half precision beside OpenVINO's bfloat16 and onnxruntime's float32, one core.
 
-The networks come out of wheels on PyPI. Their answers are judged by how often the best class is that of float64, on
-1,000 crops of photographs that packages carry and on 1,000 others, and by the relative error of their outputs; the
-classifier of turned text has labels, since its lines are rendered here. Routines are chosen by measured time with an
-error of at most .6 of OpenVINO's bfloat16; networks of classes have two more plans, "close" with one of at most 8e-3,
-and "closest" with one of at most 3e-3. Needs `pip install '.[bench,vision]'`.
+The networks come from wheels on PyPI. Two figures judge their answers: how often the best class is that of float64, on
+1,000 crops of photographs in packages and on 1,000 others, and the relative error of their outputs. The classifier of
+turned text has labels, since its lines are rendered here. Routines are chosen by measured time with an error of at most
+.6 of OpenVINO's bfloat16. Networks with classes have two more plans, "close" with an error of at most 8e-3, and
+"closest" with at most 3e-3. Needs `pip install '.[bench,vision]'`.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ from pipeline.precision.sampling import one_core
 
 AGREEMENT = Quantity("same answer as float64", "%", smaller_is_better=False)
 ACCURACY = Quantity("accuracy", "%", smaller_is_better=False)
-LAYER_ERROR = 1e-2  # bfloat16 products add about half of it; the output's error is what counts
+LAYER_ERROR = 1e-2  # bfloat16 products add about half of it; the output's error decides
 SHARE_OF_ERROR = 0.6  # of OpenVINO's bfloat16; the goal is 2 / 3
 
 bench = Benchmark("pretrained", __doc__, packages=("onnxruntime", "openvino", "onnx", "torch"))
@@ -48,7 +48,7 @@ bench = Benchmark("pretrained", __doc__, packages=("onnxruntime", "openvino", "o
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network with inputs to calibrate by and others to judge it by."""
+    """A trained network with inputs to calibrate it with and others to judge it by."""
 
     module: nn.Module
     calibration: Tensor
@@ -56,7 +56,7 @@ class Trained:
 
 
 def exact(module: nn.Module, x: Tensor) -> Tensor:
-    """The network's outputs in float64, which are kept in the cache: a thousand crops take two minutes."""
+    """Return the network's outputs in float64, from the cache if possible: a thousand crops take two minutes."""
     digest = hashlib.sha256(x.numpy().tobytes())
     for value in module.state_dict().values():
         digest.update(value.numpy().tobytes())
@@ -75,16 +75,16 @@ def exact(module: nn.Module, x: Tensor) -> Tensor:
 def compare(
     run: Run, trained: Trained, *, output_error: float | None = None, plan: str = ""
 ) -> tuple[HalfNetwork, Tensor, Tensor, Tensor | None]:
-    """Convert, choose routines, and time one sample beside the engines.
+    """Convert, choose routines, and time one sample in turn with the engines.
 
     Args:
-        run: Where to report.
+        run: The run to report to.
         trained: The network.
-        output_error: What the plan may be off by; None for a share of OpenVINO's bfloat16.
-        plan: What the rows call it.
+        output_error: Largest error of the plan; None for a share of OpenVINO's bfloat16.
+        plan: Name of the plan in the rows.
 
     Returns:
-        The network; the outputs of float64, of the network, and of OpenVINO's bfloat16, if it is there.
+        The network; the outputs of float64, of the network, and of OpenVINO's bfloat16, if OpenVINO is installed.
     """
     of_plan = f" [{plan}]" if plan else ""
     least = (
@@ -136,7 +136,7 @@ def compare(
 
 
 def answers(engine: Engine, x: Tensor) -> Tensor:
-    """The engine's outputs for samples, one at a time."""
+    """Return the engine's outputs for samples, one at a time."""
     return torch.cat([engine.answer(part) for part in x.split(1)])
 
 
@@ -160,9 +160,9 @@ def same(found: Tensor, wanted: Tensor) -> float:
 
 
 def photographed(run: Run, module: nn.Module, prepared: Callable[[Tensor], Tensor]) -> Trained:
-    """A network, crops of photographs to calibrate it by, and twice as many to judge it by as one row tells of.
+    """Return a network with crops of photographs: some to calibrate it, and two halves to judge it.
 
-    How far biases are corrected was chosen on the first half of these; the second half judges that choice.
+    The strength of the bias correction was chosen on the first half; the second half judges that choice.
     """
     n = 50 if run.quick else 1000
     first, *judges = (
@@ -200,7 +200,7 @@ def rotation(run: Run) -> None:
 
 @bench.case("text detector, 192 x 384")
 def detector(run: Run) -> None:
-    """Pixels of a printed page that are text, at the threshold that the detector's own package has."""
+    """Pixels of a printed page that are text, at the default threshold of the detector's own package."""
     image, generator, pieces = page(), np.random.default_rng(2), []
     for _ in range(4 if run.quick else 16):
         width = generator.uniform(0.5, 1.0) * min(image.width, 2 * image.height)

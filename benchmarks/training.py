@@ -1,15 +1,15 @@
-"""What K-FAC costs: CPU time of a step beside SGD and kfac-pytorch, bytes between processes, images per second.
+"""The cost of K-FAC: CPU time of a step beside SGD and kfac-pytorch, bytes between processes, images per second.
 
-The network is the default study's, 122,922 weights on images of 28 x 28, with one thread a process and the settings of
-`config/default.yaml`: factors come from a quarter of each batch, intervals (k, k) mean factors and inverses every k
-steps, and times are means over whole intervals. Rows tell whether factors are `cut` into blocks of at most 512 rows,
-as by default and in the study of large batches, or `whole`, and whether they come from `all samples`, as kfac-pytorch's
-whole ones do; and whether the loop is a plain one of torch, the whole batch in one pass, or that of `train`, in
-micro-batches. Goals are set for the default alone, but for those beside kfac-pytorch, which hold for all. All sides
-keep freed memory for the next step, as the stage `train` does. A case compiles whole steps by `torch.compile`, another
-counts the parameters of torchvision's networks that are preconditioned. Where torch finds a GPU, ResNet-18 trains there
-too, in a plain loop. What accuracy this buys is measured by `benchmarks/large_batch.py`, whose recorded goals are told
-at the end.
+The network is the default study's: 122,922 weights on images of 28 x 28, with one thread per process and the settings
+of `config/default.yaml`. Factors come from a quarter of each batch, intervals (k, k) mean factors and inverses every k
+steps, and times are means over whole intervals. Rows name three choices. Factors are `cut` into blocks of at most 512
+rows, as by default and in the study of large batches, or `whole`. They come from a part of the samples or from `all
+samples`, as kfac-pytorch's whole ones do. The loop is a plain one of torch, with the whole batch in one pass, or that
+of `train`, in micro-batches. Goals are set only for the default, except those beside kfac-pytorch, which hold for all
+rows. All sides keep freed memory for the next step, as the stage `train` does. One case compiles whole steps with
+`torch.compile`, another counts the parameters of torchvision's networks that are preconditioned. Where torch finds a
+GPU, ResNet-18 trains there too, in a plain loop. The accuracy for this cost is measured by `benchmarks/large_batch.py`;
+its recorded goals are printed at the end.
 """
 
 import json
@@ -54,7 +54,7 @@ bench = Benchmark("training", __doc__, packages=("torch", "mpi4py"))
 
 
 def settings(interval: int, *, block_size: int = 512, sample_fraction: float = 0.25) -> KFACSettings:
-    """Those of the default study but for the intervals and, where wanted, uncut factors from more samples."""
+    """Settings of the default study, with other intervals and, if asked for, uncut factors from more samples."""
     return KFACSettings(
         factor_interval=interval,
         inverse_interval=interval,
@@ -64,7 +64,7 @@ def settings(interval: int, *, block_size: int = 512, sample_fraction: float = 0
 
 
 def cpu_seconds(steps: Sequence[Step], *, repeats: int) -> list[list[float]]:
-    """CPU seconds of each kind of step, taken in turns: means over `WHOLE` steps, `repeats` of them."""
+    """CPU seconds of each kind of step, taken in turns: `repeats` means over `WHOLE` steps."""
     samples: list[list[float]] = [[] for _ in steps]
     with threadpool_limits(1):
         for repeat in range(repeats + 1):
@@ -78,23 +78,23 @@ def cpu_seconds(steps: Sequence[Step], *, repeats: int) -> list[list[float]]:
 
 
 def times(step: Sequence[float], sgd: Sequence[float]) -> float:
-    """The median of how many times more one kind of step took than SGD in the same turn."""
+    """The median, over turns, of the ratio between one kind of step and SGD."""
     return statistics.median(a / b for a, b in zip(step, sgd, strict=True))
 
 
 def plain(precondition_of: Callable[[torch.nn.Module], Step]) -> Step:
-    """A step of a plain loop with a preconditioner."""
+    """Return a step of a plain loop with a preconditioner."""
     model = network()
     return plain_step(model, precondition_of(model), samples()[:BATCH])
 
 
 def ours(model: torch.nn.Module, *, chosen: KFACSettings) -> Step:
-    """The call that rewrites the gradients of `model`."""
+    """Return the function that rewrites the gradients of `model`."""
     return partial(KFAC(model, chosen).step, LR)
 
 
 def cost(run: Run, interval: int, *, goal: float, over_peer: float) -> None:
-    """Time K-FAC in a plain loop and in `train`'s beside SGD in the same loop, and in a plain one beside the peer."""
+    """Compare K-FAC with SGD, in a plain loop and in that of `train`, and with the peer in a plain loop."""
     cut, whole = settings(interval), settings(interval, block_size=0)
     everything = settings(interval, block_size=0, sample_fraction=1.0)
     steps: dict[str, Step] = {
@@ -131,25 +131,25 @@ def cost(run: Run, interval: int, *, goal: float, over_peer: float) -> None:
 
 @bench.case("intervals (1,1), batch 1024")
 def every_step(run: Run) -> None:
-    """Nothing is saved by waiting."""
+    """Factors and inverses in every step."""
     cost(run, 1, goal=1.55, over_peer=2.0)
 
 
 @bench.case("intervals (5,5), batch 1024")
 def every_fifth(run: Run) -> None:
-    """The default."""
+    """The default intervals."""
     cost(run, 5, goal=1.12, over_peer=1.0)
 
 
 @bench.case("intervals (10,10), batch 1024")
 def every_tenth(run: Run) -> None:
-    """What remains is mostly the natural gradient."""
+    """Mostly the cost of the natural gradient remains."""
     cost(run, 10, goal=1.06, over_peer=1.0)
 
 
 @bench.case("whole steps compiled, batch 1024")
 def compiled(run: Run) -> None:
-    """A plain loop's step as `torch.compile` leaves it beside the same one as it stands, at intervals (5,5)."""
+    """A plain loop's step with `torch.compile` compared with the same step without it, at intervals (5,5)."""
     kinds = {"SGD": None, "K-FAC": partial(ours, chosen=settings(5))}
     for part, precondition_of in kinds.items():
         batch = samples()[:BATCH]
@@ -172,7 +172,7 @@ def compiled(run: Run) -> None:
 
 @bench.case("torchvision's networks")
 def torchvision(run: Run) -> None:
-    """The share of their parameters that is preconditioned, and what the rest is."""
+    """The share of the parameters that is preconditioned, and the kinds of the rest."""
     for name in ARCHITECTURES:
         found = coverage(name)
         run.record(COVERED, ours=100 * found.share, goal=Goal.ours(95), part=name)
@@ -181,7 +181,7 @@ def torchvision(run: Run) -> None:
 
 
 def step_bytes(chosen: KFACSettings | None, n_processes: int) -> float:
-    """Bytes that a process gives to collective operations in a step, gradients included: a mean over `WHOLE` steps."""
+    """Bytes that a process passes to collective operations in a step, gradients included: a mean over `WHOLE` steps."""
     models = [network() for _ in range(n_processes)]
 
     def work(communicator: Communicator) -> int:
@@ -196,7 +196,7 @@ def step_bytes(chosen: KFACSettings | None, n_processes: int) -> float:
 
 
 def replicated_bytes(n_processes: int) -> float:
-    """The same of the simplest K-FAC: all processes add up whole float32 factors in every step and invert them all."""
+    """The same for the simplest K-FAC: all processes sum whole float32 factors in every step and invert them all."""
     structures = [structure_of(module, block_size=0) for module in network().modules()]
     shapes = [shape for structure in structures if structure for shape in structure.shapes.values()]
     return step_bytes(None, n_processes) + 4 * sum(torch.Size(shape).numel() for shape in shapes)
@@ -204,9 +204,9 @@ def replicated_bytes(n_processes: int) -> float:
 
 @bench.case("messages, 2 processes, intervals (1,1)")
 def messages(run: Run) -> None:
-    """Packed triangles to the process that inverts them, beside whole matrices to all; then the default's messages.
+    """Packed triangles to the process that inverts them, compared with whole matrices to all; then the default's bytes.
 
-    Gradients of SGD, the same in all rows, travel in double precision.
+    Every row includes the same bytes for the gradients, which travel in double precision.
     """
     peer = replicated_bytes(2)
     name = "whole float32 factors to all"
@@ -225,7 +225,7 @@ def messages(run: Run) -> None:
 
 
 def images_per_second(kind: str, n_processes: int, n_images: int) -> float:
-    """What `n_processes` get through together, each with `n_images` and one thread a step."""
+    """Total images per second of `n_processes`, each with `n_images` per step and one thread."""
     command = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(n_processes), sys.executable]
     arguments = [_training_steps.__file__, kind, str(n_images), str(3 * WHOLE)]
     done = subprocess.run(command + arguments, check=True, capture_output=True, text=True)
@@ -234,7 +234,7 @@ def images_per_second(kind: str, n_processes: int, n_images: int) -> float:
 
 @bench.case("2 processes, 1024 images each")
 def two_processes(run: Run) -> None:
-    """Wall time, one process and two in turns; K-FAC at the default's intervals (5,5)."""
+    """Wall time of one process and two, in turns; K-FAC at the default intervals (5,5)."""
     n_images = 64 if run.quick else BATCH
     for kind, part in (("kfac", "K-FAC"), ("sgd", "SGD")):
         turns = [[images_per_second(kind, n, n_images) for n in (1, 2)] for _ in range(1 if run.quick else 5)]
@@ -257,7 +257,7 @@ def resnet_steps(device: torch.device, batch_size: int) -> tuple[Step, Step]:
 
 
 def gpu_seconds(step: Step, n_steps: int) -> float:
-    """Wall seconds of a step on the GPU, the mean over some."""
+    """Wall seconds of a step on the GPU, as the mean over several steps."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(n_steps):
@@ -282,7 +282,7 @@ def on_gpu(run: Run) -> None:
 
 @bench.case("accuracy, recorded")
 def accuracy(run: Run) -> None:
-    """The goals of the study of large batches, which takes half an hour and is not run here."""
+    """The goals of the study of large batches; that study takes half an hour and is not run here."""
     recorded = json.loads((RESULTS / "large_batch.json").read_text())
     for case in recorded["cases"]:
         if case["goal"]:

@@ -1,7 +1,7 @@
-"""The engines that people run networks with on a CPU: onnxruntime, OpenVINO, ncnn and torch, given the same layers.
+"""The engines that people use to run networks on a CPU: onnxruntime, OpenVINO, ncnn and torch, given the same layers.
 
 Every engine gets the folded, fused float32 network, the problem's threads, and buffers of its own that it reuses.
-`check` compares what it computes with float64, `precision` is what it says it ran, as far as it says anything.
+`check` compares its result with float64; `precision` is the precision that it reports, if it reports any.
 """
 
 import functools
@@ -33,11 +33,11 @@ class Engine:
     """A network that is ready to run.
 
     Attributes:
-        name: Engine and precision that was asked for.
+        name: The engine, and the precision that was requested.
         precision: The precision that the engine reports to have run; empty if it reports none.
         run: Computes the network for the input that it was built with.
         result: The output of one run, in torch's order.
-        answer: The output for an input of the same shape; of engines that take other inputs than the one they have.
+        answer: The output for another input of the same shape, for engines that can take one.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Problem:
-    """A planned network, its float32 parameters, the batch to run, and how many threads an engine may use for it."""
+    """A planned network, its float32 parameters, the batch to run, and the number of threads that an engine may use."""
 
     layers: tuple[Layer, ...]
     parameters: Mapping[str, Tensor]
@@ -70,7 +70,7 @@ class Problem:
 
 
 def check(problem: Problem, engine: Engine, at_most: float) -> Engine:
-    """Refuse an engine whose result is further from float64 than its precision explains."""
+    """Refuse an engine whose result differs more from float64 than its precision explains."""
     error = problem.error(engine.result())
     if not error <= at_most:
         raise AssertionError(f"{engine.name} is off by {error:.1e} of float64, wanted {at_most:.0e} at most")
@@ -78,13 +78,13 @@ def check(problem: Problem, engine: Engine, at_most: float) -> Engine:
 
 
 def float32_engines(problem: Problem) -> list[Engine]:
-    """Every engine at float32 that can run the network; one that cannot is left out."""
+    """Return every engine at float32 that can run the network."""
     built = (builder(problem) for builder in (torch_eager, onnxruntime, openvino, ncnn))
     return [check(problem, engine, 1e-4) for engine in built if engine is not None]
 
 
 def onnxruntime(problem: Problem) -> Engine | None:
-    """onnxruntime's CPU provider with bound buffers."""
+    """Build onnxruntime's CPU provider with bound buffers."""
     try:
         import onnxruntime as ort
     except ImportError:
@@ -116,7 +116,7 @@ def onnxruntime(problem: Problem) -> Engine | None:
 
 
 def openvino(problem: Problem, precision: str = "f32", name: str = "openvino fp32") -> Engine | None:
-    """OpenVINO's CPU plugin, latency mode, with bound buffers; channels last where that is faster for it."""
+    """Build OpenVINO's CPU plugin in latency mode with bound buffers; channels last where that is faster for it."""
     try:
         import openvino as ov
     except ImportError:
@@ -170,7 +170,7 @@ def openvino(problem: Problem, precision: str = "f32", name: str = "openvino fp3
 
 
 def _openvino_precision(compiled: Any) -> str:
-    """The precisions of the convolutions and products that were compiled."""
+    """Return the precisions of the compiled convolutions and products."""
     found = set()
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = {
@@ -184,7 +184,7 @@ def _openvino_precision(compiled: Any) -> str:
 
 
 def ncnn(problem: Problem) -> Engine | None:
-    """ncnn with its packed and Winograd routines; one image at a time, so that a batch is a loop over it."""
+    """Build ncnn with its packed and Winograd routines; it takes one image at a time, so a batch is a loop."""
     try:
         import ncnn as engine
     except ImportError:
@@ -215,7 +215,7 @@ def ncnn(problem: Problem) -> Engine | None:
 
 
 def torch_eager(problem: Problem, dtype: torch.dtype = torch.float32, name: str = "torch fp32") -> Engine:
-    """torch's eager mode in the faster of its memory formats."""
+    """Build torch's eager mode in the faster of its memory formats."""
     engines = []
     for memory_format in formats_of(problem.x).values():
         network = TorchNetwork(problem.layers, problem.parameters, problem.x, memory_format, dtype)
@@ -229,12 +229,12 @@ def torch_eager(problem: Problem, dtype: torch.dtype = torch.float32, name: str 
 
 
 def torch_bfloat16(problem: Problem) -> Engine:
-    """torch's eager mode at bfloat16, which oneDNN has dot products for."""
+    """Build torch's eager mode at bfloat16, for which oneDNN has dot products."""
     return torch_eager(problem, torch.bfloat16, "torch bf16")
 
 
 def openvino_bfloat16(problem: Problem) -> Engine | None:
-    """OpenVINO with bfloat16 as its inference precision."""
+    """Build OpenVINO with bfloat16 as its inference precision."""
     return openvino(problem, "bf16", "openvino bf16")
 
 

@@ -33,13 +33,13 @@ class Figures:
 
     @property
     def seconds(self) -> float:
-        """Of building, factorizing and solving."""
+        """Total seconds of building, factorizing and solving."""
         return self.build + self.factorize + self.solve
 
 
 @functools.cache
 def driver() -> Path | None:
-    """The compiled driver, or None where compiler or package are missing."""
+    """Return the compiled driver, or None where compiler or package are missing."""
     BINARY.parent.mkdir(parents=True, exist_ok=True)
     flags = ["-O3", "-march=native", "-ffast-math", "-std=c++17"]
     command = [os.environ.get("CXX", "c++"), *flags, str(SOURCE), "-o", str(BINARY), "-lhmat", "-lopenblas"]

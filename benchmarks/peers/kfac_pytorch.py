@@ -1,7 +1,7 @@
 """kfac-pytorch (https://github.com/gpauloski/kfac-pytorch), inverses by its inverse method.
 
-It is in no package index under its own name: `pip install --no-deps PATH` installs a checkout of its repository. Where
-it is missing, its columns say so.
+No package index has it under its own name: `pip install --no-deps PATH` installs a checkout of its repository. Where it
+is missing, its columns say so.
 """
 
 from importlib import import_module
@@ -14,12 +14,12 @@ NAME = "kfac-pytorch"
 
 
 def is_installed() -> bool:
-    """Whether it is there; another package called `kfac`, for TensorFlow, has no such module."""
+    """Whether it is installed; another package called `kfac`, for TensorFlow, lacks this module."""
     return optional_import("kfac.preconditioner") is not None
 
 
 def preconditioner(model: nn.Module, interval: int) -> Step:
-    """The call that rewrites the gradients of `model`."""
+    """Return the function that rewrites the gradients of `model`."""
     kfac = import_module("kfac.preconditioner").KFACPreconditioner(
         model,
         factor_update_steps=interval,

@@ -55,7 +55,7 @@ def write_ncnn(
                               f"3={g.stride[1]} 13={g.stride[0]} 4={g.padding[1]} 14={g.padding[0]} 5=1 "
                               f"6={weight.numel()}{groups}{activation}"))  # fmt: skip
         elif layer.kind == "adaptive_avg_pool2d":
-            # ncnn's global pooling gives a vector, as what follows wants it.
+            # ncnn's global pooling gives a vector, as the next layer needs it.
             lines.append(("Pooling", result, [given], [result], "0=1 4=1"))
         elif layer.kind != "add":
             assert g is not None
@@ -82,7 +82,7 @@ def write_ncnn(
 
 
 def _with_splits(lines: list[tuple[str, str, list[str], list[str], str]]) -> list[Any]:
-    """ncnn wants a layer of its own where a result is read more than once."""
+    """Add the layers that ncnn needs where a result is read more than once."""
     n_readers: dict[str, int] = {}
     for _, _, given, _, _ in lines:
         for name in given:
