@@ -30,10 +30,9 @@ from pipeline.runtime.snakemake_patches import check_versions, leave_outputs_mar
 if workflow.is_main_process:
     heed_signals_while_planning()
 
-# Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, activated environment or not.
-# What jobs say beside their logs goes elsewhere than to a terminal that is drawn on. A Ctrl-C reaches tee as well: it stays,
-# for what a job says when it ends.
-# Texts are UTF-8 whatever the locale.
+# Jobs find `python` and `mpiexec` beside the interpreter that runs Snakemake, whether its environment is activated or
+# not. While a live view is drawn in the terminal, the output of jobs goes to a file instead, and always to their logs.
+# A Ctrl-C reaches tee as well, but tee stays for the last lines of a job. Texts are UTF-8 whatever the locale.
 shell.prefix(
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH PYTHONUTF8=1; "
     'tee() {{ if [ -n "${{PARSIMONY_SCREEN:-}}" ]; then command tee -i "$@" >"$PARSIMONY_SCREEN"; '
@@ -46,10 +45,10 @@ try:
     for file in workflow.configfiles:
         read_study_file(Path(file))  # refuses keys written twice, of which Snakemake took the last
     results_folder(Path("results"))
-    # As a source of the workflow: a module's lie in another folder than the one that it serves, or on another machine.
+    # A source path of the workflow: a module's files may lie in another folder than the study, or on another machine.
     default = Path(workflow.source_path("../../config/default.yaml"))
     STUDY = outline(config, default, cache=OUTLINES)
-    # With those beside it, by their names; the rules are the same for all.
+    # This study and the ones beside it, by their names; the rules are the same for all.
     STUDIES = {STUDY.study: STUDY, **studies_beside(STUDY.beside, default)}
     for study in STUDIES.values():
         own_files(study.files)
@@ -57,18 +56,18 @@ except PipelineError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
-# More than there are: Snakemake takes threads down to the cores that it was given, and a cluster's profile sets its own.
+# More than exist: Snakemake reduces threads to the cores that it was given, and a cluster's profile sets its own.
 ALL_CORES = 1024
 
 
 def code_digest(module):
-    """The digest of a stage's code, computed when a job asks: one in a cluster's queue asks for its own rule's alone."""
+    """The digest of a stage's code, computed on request: a job in a cluster's queue asks only for its own rule's."""
     computed = cache(lambda: digest(module))
     return lambda wildcards: computed()
 
 
 def frozen_section(wildcards):
-    """The text of the section that a rule reads. With studies beside it, a name may be another study's."""
+    """The text of the section that a rule reads; its name may belong to a study beside this one."""
     specs = STUDIES[wildcards.study].specs
     if wildcards.section not in specs:
         section = " ".join(Path(wildcards.section).parts)
@@ -78,16 +77,16 @@ def frozen_section(wildcards):
 
 
 def files_behind(section):
-    """The digest of the files outside of the results that a section of the study names; for the `params` of a rule."""
+    """The digest of the files outside the results that a section of the study names; for the `params` of a rule."""
     return lambda wildcards: digest_of_named_files(
         STUDIES[wildcards.study].specs[section.format(**wildcards)], cache=Path(".snakemake", "digests")
     )
 
 
 def of_a_matrix(stage, what):
-    """What a matrix's job gets by the size of the matrix, which is known when its points are there.
+    """A resource of a matrix's job, from the size of the matrix, which is known once its points exist.
 
-    A cluster's profile says in `default-resources` what a node has: `node_mem_mb`, and `node_processes` of one matrix.
+    A cluster's profile describes a node in `default-resources`: `node_mem_mb`, and `node_processes` for one matrix.
     """
 
     def found(wildcards, input, attempt):
@@ -115,17 +114,17 @@ def stage_digests():
 
 
 def one_of(names):
-    """A pattern that matches these names and no other; of no names, nothing."""
+    """A pattern that matches these names and no other; without names, it matches nothing."""
     return "|".join(sorted(names)) or "(?!)"
 
 
 def manifest(path, study=STUDY.study):
-    """The file that makes the artefact at this path of a study complete."""
+    """The file whose presence says that the artefact at this path of a study is complete."""
     return f"results/{study}/{path}/manifest.json"
 
 
 def artefacts(study):
-    """Every artefact of a study but the report."""
+    """Every artefact of a study except the report."""
     return [manifest(path, study) for path in STUDIES[study].artefacts]
 
 

@@ -1,4 +1,4 @@
-# What the main process does around the jobs. Snakemake knows one block of each kind, so all of it stands here.
+# The main process's work around the jobs. Snakemake takes only one block of each kind, so all of it is here.
 if not workflow.is_main_process:
     leave_outputs_marked()
 name_code_changes()

@@ -32,7 +32,7 @@ rule time_layers:
         "results/{study}/logs/time_layers/{run}.txt",
     benchmark:
         "results/{study}/benchmarks/time_layers/{run}.tsv"
-    # All cores of the machine: a time taken beside other jobs is not the layer's.
+    # All cores of the machine: beside other jobs, a layer would take longer.
     threads: ALL_CORES
     resources:
         mem_mb=2000,

@@ -2,7 +2,7 @@ rule report:
     input:
         spec="results/{study}/spec/report.json",
         artefacts=lambda wildcards: artefacts(wildcards.study),
-        # Of the studies whose verdicts the page compares with its own.
+        # Reports of the studies whose verdicts the page compares with its own.
         beside=lambda wildcards: [manifest("report", study) for study in STUDIES[wildcards.study].beside],
     output:
         manifest="results/{study}/report/manifest.json",
@@ -23,7 +23,7 @@ rule report:
         # Written by the main process; a job opens no database.
         history="results/history/{study}.json",
     shell:
-        # The artefacts stand in the spec: of a large study, their paths are more than a command may hold.
+        # The spec names the artefacts: in a large study, their paths are too long for a command.
         r"""
         exec > >(tee {log:q}) 2>&1
         python -m pipeline report --code {params.code} --spec {input.spec:q} --benchmarks {params.benchmarks:q} \

@@ -28,7 +28,7 @@ rule train:
     input:
         spec="results/{study}/spec/training/{run}.json",
         dataset="results/{study}/dataset/manifest.json",
-        # Of a run whose options trials choose; none of others.
+        # Only for runs whose options are chosen by trials.
         tuning=lambda wildcards: (
             [manifest(f"tune/{wildcards.run}", wildcards.study)]
             if wildcards.run in STUDIES[wildcards.study].tuned
@@ -44,9 +44,9 @@ rule train:
         mpi="mpiexec",
         tasks=1,
         mem_mb=3000,
-        # A matter of the machine, not of the study: changing it re-runs nothing.
+        # A property of the machine, not of the study: changing it re-runs nothing.
         checkpoint_steps=20,
-        # So is who watches: 1 writes files for TensorBoard beside the log, for `tensorboard --logdir results/STUDY/logs`.
+        # So is this one: 1 writes files for TensorBoard beside the log, for `tensorboard --logdir results/STUDY/logs`.
         tensorboard=0,
     params:
         code=code_digest("pipeline.stages.train"),
