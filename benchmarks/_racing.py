@@ -30,7 +30,7 @@ class Case:
     Attributes:
         module: The module that the engines run.
         x: The batch.
-        budget: The loss that half precision may cause.
+        budget: The errors that half precision may cause.
     """
 
     module: nn.Module

@@ -1,4 +1,4 @@
-"""Half-precision inference: the networks, the loss allowed, and the timing."""
+"""Half-precision inference: the networks, the errors allowed, and the timing."""
 
 from typing import Annotated, ClassVar, Literal
 

@@ -128,7 +128,7 @@ def _listed(*arguments: str) -> list[str] | None:
 
 
 def result_files(study: str) -> list[Path]:
-    """All result files of a study, by its name, except its past reports, and the snapshot of its history."""
+    """All result files of the study of this name, without its past reports and with the snapshot of its history."""
     folder = RESULTS / study
     found = [
         path

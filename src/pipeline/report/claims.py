@@ -65,7 +65,7 @@ def judge_claims(training: Runs, roles: RoleMetrics | None) -> tuple[Claim, ...]
 
 
 def _with_divergence(claim: Claim, compared: Sequence[RunMetrics]) -> Claim:
-    """Tell which seeds diverged; a claim that holds for its run, the first, by surviving seeds alone is undecided."""
+    """Tell which seeds diverged; a claim that holds becomes undecided if seeds of its own run, the first, diverged."""
     told = [f"{run.label}: {diverged}" for run in compared if (diverged := of.diverged_text(run))]
     if not told:
         return claim

@@ -120,7 +120,7 @@ class RoleMetrics(MetricsPart):
 
 
 class TimedPlan(PlanTest):
-    """A plan that was timed; `verification` is its loss on the samples that it was chosen with."""
+    """A plan that was timed; `verification` has its errors on the samples that it was chosen with."""
 
     verification: Verified | None = None
 

@@ -1,4 +1,4 @@
-"""Stage `convert`: convert a trained network to half precision, and measure the loss.
+"""Stage `convert`: convert a trained network to half precision, and measure the accuracy lost.
 
 A network comes from the stage `train`, from a package with a trained network, or from a user's own file:
 `python -m pipeline convert --onnx FILE --inputs IMAGES.npy --labels LABELS.npy --output FOLDER/manifest.json`, or the

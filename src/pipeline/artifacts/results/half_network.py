@@ -49,7 +49,7 @@ class HalfNetworkFacts(Facts):
 
 
 class Verified(BaseModel):
-    """The loss of a plan on the samples that it was chosen with; see `pipeline.precision.selection.Verification`."""
+    """Errors of a plan on the samples that it was chosen with; see `pipeline.precision.selection.Verification`."""
 
     n_samples: int
     output_error: Number
@@ -62,8 +62,8 @@ class TimingsFacts(Facts):
     """A converted network timed layer by layer.
 
     Attributes:
-        verification: Loss of the plans on the samples that they were chosen with, by batch size.
-        accuracy: Loss of the plans on test samples with known classes, by batch size.
+        verification: Errors of the plans on the samples that they were chosen with, by batch size.
+        accuracy: Accuracy of the plans on test samples with known classes, by batch size.
     """
 
     run: str

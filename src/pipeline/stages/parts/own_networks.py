@@ -16,7 +16,7 @@ CROPS_SEED = 0
 
 
 def budget_of(own: OwnNetwork) -> Budget:
-    """Return the loss that half precision may cause in a user's own network; a layer may add a quarter of it."""
+    """Return the errors that half precision may cause in a user's own network; a layer may add a quarter of them."""
     given = own.budget
     return Budget(
         points=given.points, layer_error=given.relative_error / 4, output_error=given.relative_error
