@@ -20,7 +20,13 @@ def test_options_stand_by_name_without_those_that_are_off():
     table = options(
         {
             "run": run(
-                optimizer={"name": "kfac", "lr": 0.3, "damping": 1e-3, "ekfac": False},
+                optimizer={
+                    "name": "kfac",
+                    "lr": 0.3,
+                    "damping": 1e-3,
+                    "weight_decay": 0.003286470415254532,
+                    "ekfac": False,
+                },
                 smoothing=[
                     {"name": "mixup", "alpha": 0.4, "full_steps": 0},
                     {"name": "weight_noise", "std": 0.2, "antithetic": True},
@@ -39,7 +45,7 @@ def test_options_stand_by_name_without_those_that_are_off():
     assert table.rows == (
         (
             "smoothed",
-            "K-FAC: lr 0.3, damping 10⁻³",
+            "K-FAC: lr 0.3, damping 10⁻³, weight decay 0.00329",
             "mixup: alpha 0.4, full steps 0; weight noise: std 0.2, antithetic; flip",
             "epochs 3, schedule polynomial: power 2, micro batch 256",
         ),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from pipeline.report.content import Column, Table
-from pipeline.report.formatting import DASH, is_number, setting
+from pipeline.report.formatting import DASH, is_number, setting, significant
 from pipeline.report.runs import OPTIMIZERS, Runs, label_of
 
 #: Options of a run that have a column of their own, or appear in the table of scores.
@@ -60,7 +60,10 @@ def _value(value: JsonValue) -> str:
         return ""
     if isinstance(value, Mapping):
         return _named(value)
-    return setting(value) if is_number(value) else str(value)
+    if not is_number(value):
+        return str(value)
+    # What a search has drawn is no round number.
+    return setting(value) if float(f"{value:.4g}") == value else significant(value, 3)
 
 
 def _words(name: str) -> str:
