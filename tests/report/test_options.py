@@ -51,3 +51,15 @@ def test_options_stand_by_name_without_those_that_are_off():
         ),
     )
     assert not options({"older": run()})
+
+
+def test_what_somebody_wrote_stands_exactly_and_an_optimizer_of_ones_own_has_its_name():
+    spec = {
+        "optimizer": {"name": "my_method", "lr": 0.1, "decay": 0.99995},
+        "micro_batch": 65536,
+        "betas": [0.9, 1],
+    }
+    own = run(**spec).model_copy(update={"optimizer": "my_method"})
+    assert options({"run": own}).rows == (
+        ("smoothed", "my method: lr 0.1, decay 0.99995", "–", "micro batch 65,536, betas 0.9 1"),
+    )

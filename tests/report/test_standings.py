@@ -150,6 +150,9 @@ def test_trials_are_shown_with_what_was_chosen_and_what_diverged():
     ]
     assert not trials(TRAINING)
     assert "further" not in table.note
+    # Two runs may have one label.
+    same = run("sgd", 64, (0.9,), 0.9, tuning)
+    assert len(trials({"one": same, "other": same}).rows) == 2
     tuning["trials"][0]["repeats"] = [{"loss": 0.4, "accuracy": 0.855}]
     table = trials({"sgd_64": run("sgd", 64, (0.9,), 0.9, tuning)})
     assert plain(table.rows[0])[3:5] == ["86.50 %", "85.00 %"]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from pipeline.report.content import Column, Table
-from pipeline.report.formatting import DASH, is_number, setting, significant
-from pipeline.report.runs import OPTIMIZERS, Runs, label_of
+from pipeline.report.formatting import DASH, count, is_number, setting, significant
+from pipeline.report.runs import Runs, label_of, method_name
 
 #: Options of a run that have a column of their own, or appear in the table of scores.
 ELSEWHERE = ("optimizer", "smoothing", "augmentation", "batch_size", "train_samples")
@@ -17,7 +17,7 @@ def options(training: Runs) -> Table:
     rows = tuple(
         (
             label_of(name, run),
-            f"{OPTIMIZERS[run.optimizer]}: {_values(_without_name(run.options['optimizer']))}",
+            f"{method_name(run)}: {_values(_without_name(run.options['optimizer']))}",
             "; ".join(
                 _named(each) for key in ("smoothing", "augmentation") for each in _list(run.options.get(key))
             )
@@ -60,10 +60,15 @@ def _value(value: JsonValue) -> str:
         return ""
     if isinstance(value, Mapping):
         return _named(value)
+    if isinstance(value, list):
+        return " ".join(_value(each) for each in value)
+    if isinstance(value, int):
+        return count(value)
     if not is_number(value):
         return str(value)
-    # What a search has drawn is no round number.
-    return setting(value) if float(f"{value:.4g}") == value else significant(value, 3)
+    # A value that a search has drawn has all the digits of a double; values that somebody wrote have few.
+    drawn = float(f"{value:.7g}") != value
+    return significant(value, 3) if drawn and value < 0.9 else setting(value)
 
 
 def _words(name: str) -> str:

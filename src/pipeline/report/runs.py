@@ -173,9 +173,14 @@ def label_of(name: str, run: RunMetrics | None) -> str:
     return run.label if run is not None and run.label else name
 
 
+def method_name(run: RunMetrics) -> str:
+    """The optimizer's name in words."""
+    return OPTIMIZERS.get(run.optimizer, run.optimizer.replace("_", " "))
+
+
 def method_of(run: RunMetrics) -> str:
     """Optimizer and smoothings in words: K-FAC with mixup and weight noise."""
-    optimizer = OPTIMIZERS.get(run.optimizer, run.optimizer.replace("_", " "))
+    optimizer = method_name(run)
     names = (name.split(" (")[0].replace("_", " ") for name in run.smoothing)
     smoothing = f.listing("SAM" if name == "sam" else name for name in names)
     return f"{optimizer} with {smoothing}" if smoothing else optimizer

@@ -11,8 +11,8 @@ from pipeline.report.runs import Runs, label_of
 
 def trials(training: Runs) -> Table:
     """One row per run whose options were chosen by trials, with its trials folded below."""
-    tuned = {label_of(name, run): run.tuning for name, run in training.items() if run.tuning is not None}
-    n_repeats = max((len(tuning.trials[tuning.chosen].repeats) for tuning in tuned.values()), default=0)
+    tuned = [(label_of(name, run), run.tuning) for name, run in training.items() if run.tuning is not None]
+    n_repeats = max((len(tuning.trials[tuning.chosen].repeats) for _, tuning in tuned), default=0)
     repeated = (
         f" The two best trials of each run were trained with {plural(n_repeats, 'further seed')}, and the better mean "
         "was chosen. The median is that of the first seed."
@@ -25,9 +25,9 @@ def trials(training: Runs) -> Table:
     return Table(
         "Trials that chose the options",
         ("Run", "Trials", "Diverged", "Chosen on validation", "Median", "Time"),
-        [_row(label, tuning) for label, tuning in tuned.items()],
+        [_row(label, tuning) for label, tuning in tuned],
         f"{note}{repeated if n_repeats else ''}",
-        details=[_details(tuning) for tuning in tuned.values()],
+        details=[_details(tuning) for _, tuning in tuned],
         fold=True,
     )
 
@@ -54,7 +54,7 @@ def _details(tuning: TuningFacts) -> tuple[tuple[str, str], ...]:
 
 def _in_words(trial: Trial) -> str:
     scores = [score for score in (trial.validation, *trial.repeats) if score is not None]
-    found = [with_percent(100 * (score.accuracy or 0.0), 2) for score in scores]
+    found = [DASH if score.accuracy is None else with_percent(100 * score.accuracy, 2) for score in scores]
     return f"{_values(trial.values)}: {listing([*found, *(['diverged'] if trial.failure else [])])}"
 
 
