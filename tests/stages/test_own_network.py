@@ -110,6 +110,15 @@ def test_noise_is_known_by_its_numbers_and_real_samples_are_not_called_noise(own
         assert facts["generated_inputs"] is generated
 
 
+def test_photographs_for_a_file_are_refused_on_the_command_line_too(own, capsys):
+    words = ["convert", "--output", str(own / "half/manifest.json"), "--onnx", str(own / "own.onnx")]
+    assert main([*words, "--inputs", "package:photographs"]) == 2
+    assert (
+        "inputs: must be a .npy file, or package:photographs for a package's network"
+        in capsys.readouterr().err
+    )
+
+
 def test_without_labels_there_is_no_accuracy(own):
     assert convert(own, onnx="own.onnx", inputs="x.npy") == 0
     assert Artifact.open(own / "half/manifest.json", "half_network").facts["accuracy"] is None

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from pipeline.artifacts.results.network import Score
 from pipeline.artifacts.results.tuning import Trial, TuningFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.config.loading import validate
-from pipeline.config.training import RunSpec, TrainingSpec
+from pipeline.config.training import RunSpec, TrainingSpec, TuningSpec
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.stages import tune
 from pipeline.stages.tune import best, finalists
@@ -130,6 +132,29 @@ def test_the_two_best_trials_get_further_seeds_and_an_interruption_changes_nothi
     }
     assert list(means) == finalists(facts.trials)
     assert means[facts.chosen] == max(means.values())
+
+
+def test_the_next_best_trial_takes_the_place_of_a_finalist_that_diverges(tuned, monkeypatch):
+    spec = json.loads(options(tuned)["spec"].read_text()) | {"trials": 4, "final_seeds": 1, "seed": 10}
+    first = {"a": 0.6, "b": 0.9, "c": 0.7, "d": 0.8}
+    again = {"b": None, "c": 0.5, "d": 0.9}
+    asked = []
+
+    def score(values, seed):
+        (name,) = values
+        asked.append((name, seed))
+        accuracy = first[name] if seed == 10 else again[name]
+        found = None if accuracy is None else Score(loss=1.0, accuracy=accuracy)
+        return Trial(values=values, validation=found, seconds=1.0, failure="" if found else "it diverged")
+
+    trials = []
+    grown = list(
+        tune._trained(TuningSpec.model_validate(spec), [{name: 1.0} for name in first], trials, score)
+    )
+    assert asked == [("a", 10), ("b", 10), ("c", 10), ("d", 10), ("b", 11), ("c", 11), ("d", 11)]
+    assert grown == [0, 1, 2, 3, 1, 2, 3]
+    assert best(trials) == 3
+    assert [trial.n_trainings for trial in trials] == [1, 2, 2, 2]
 
 
 def test_a_better_mean_wins_and_a_trial_that_diverges_with_one_seed_does_not():

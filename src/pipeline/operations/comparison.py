@@ -101,6 +101,7 @@ def _csv(content: bytes) -> Any:
 
 
 def _safetensors(content: bytes) -> Any:
+    # Names, types, shapes and numbers; no artefact has metadata beside its tensors.
     found = deserialize(content)  # type: ignore[no-untyped-call]  # ships without types
     return {name: tensor for name, tensor in found if not _is_time(name)}
 

@@ -202,9 +202,12 @@ def look_back(
         merge(results, study, [Path(manifest) for manifest in manifests])
         if for_jobs:
             write_snapshot(results, study)
-        keep_report(results / study, n_reports)
     except (PipelineError, OSError) as error:
         tell(f"warning: the history was not brought up to date: {error}")
+    try:
+        keep_report(results / study, n_reports)
+    except (PipelineError, OSError) as error:
+        tell(f"warning: the report was not copied to the past ones: {error}")
 
 
 def main_elsewhere() -> Holder | None:

@@ -65,7 +65,7 @@ def _tune(
         for number in _trained(spec, draws, trials, score):
             if communicator.rank == 0:
                 kept = [trial.model_dump(mode="json") for trial in trials]
-                checkpoint.save({}, {"step": sum(1 + len(trial.repeats) for trial in trials), "trials": kept})
+                checkpoint.save({}, {"step": sum(trial.n_trainings for trial in trials), "trials": kept})
                 words = _in_words(trials[number])
                 print(f"{options.run}: trial {number + 1} of {spec.trials}, {words}", flush=True)
         chosen = best(trials)
@@ -102,17 +102,28 @@ def _trained(
         trials.append(score(values, spec.seed))
         yield len(trials) - 1
     last = spec.seed + spec.final_seeds
-    for number in finalists(trials):
+    # Where a finalist diverges with a further seed, the next best trial takes its place.
+    while (number := _next_finalist(trials, spec.final_seeds)) is not None:
         for seed in range(spec.seed + 1 + len(trials[number].repeats), last + 1):
-            if trials[number].failure:
-                break
             trials[number] = _joined(trials[number], score(trials[number].values, seed))
             yield number
+            if trials[number].failure:
+                break
+
+
+def _next_finalist(trials: list[Trial], n_repeats: int) -> int | None:
+    """The first finalist that still lacks further seeds."""
+    unfinished = (number for number in finalists(trials) if len(trials[number].repeats) < n_repeats)
+    return next(unfinished, None)
 
 
 def finalists(trials: list[Trial]) -> list[int]:
-    """The trials with the best validation accuracy for the first seed; at equal accuracies, the lowest loss decides."""
-    return sorted(number for *_, number in sorted(_ranks(trials, [t.validation for t in trials]))[:FINALISTS])
+    """The best trials by the validation accuracy of the first seed, of those that diverged with no seed.
+
+    At equal accuracies, the lowest loss decides.
+    """
+    ranks = _ranks([trial.validation if trial.mean() else None for trial in trials])
+    return sorted(number for *_, number in sorted(ranks)[:FINALISTS])
 
 
 def best(trials: list[Trial]) -> int | None:
@@ -120,14 +131,16 @@ def best(trials: list[Trial]) -> int | None:
 
     At equal accuracies, it is the trial with the lowest loss.
     """
-    return min(_ranks(trials, [trial.mean() for trial in trials]), default=(None,))[-1]
+    most = max((len(trial.repeats) for trial in trials if trial.mean()), default=0)
+    ranks = _ranks([trial.mean() if len(trial.repeats) == most else None for trial in trials])
+    return min(ranks, default=(None,))[-1]
 
 
-def _ranks(trials: list[Trial], scores: list[Score | None]) -> list[tuple[int, float, float, int]]:
+def _ranks(scores: list[Score | None]) -> list[tuple[float, float, int]]:
     """Return a sort key for each trial that has a score, least for the best; its last part is the trial's number."""
     return [
-        (-len(trial.repeats), -(score.accuracy or 0.0), score.loss or 0.0, number)
-        for number, (trial, score) in enumerate(zip(trials, scores, strict=True))
+        (-(score.accuracy or 0.0), score.loss or 0.0, number)
+        for number, score in enumerate(scores)
         if score is not None
     ]
 

@@ -25,6 +25,11 @@ class Trial(BaseModel):
     seconds: float
     failure: str = ""
 
+    @property
+    def n_trainings(self) -> int:
+        """How many trainings there were, those that diverged included."""
+        return 1 + len(self.repeats) + bool(self.validation is not None and self.failure)
+
     def mean(self) -> Score | None:
         """The mean score over the seeds; None where training diverged with one of them."""
         if self.validation is None or self.failure:

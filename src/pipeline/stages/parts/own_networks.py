@@ -3,11 +3,14 @@
 from argparse import Namespace
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from pipeline.config.messages import mistakes
 from pipeline.config.precision import PHOTOGRAPHS, OwnNetwork, Timing
 from pipeline.data.photographs import crops, photographs
 from pipeline.data.samples import read_samples
+from pipeline.errors import ConfigError
 from pipeline.models.packaged import PACKAGED
 from pipeline.precision import Budget, onnx_module
 
@@ -32,9 +35,20 @@ def network_of(own: OwnNetwork) -> tuple[nn.Module, int]:
 
 
 def named(path: Path, options: Namespace) -> OwnNetwork:
-    """Return a network with the samples, and perhaps the labels, that the command line names."""
-    labels = None if options.labels is None else str(options.labels)
-    return OwnNetwork(path=str(path), inputs=str(options.inputs), labels=labels)
+    """Return a network with the samples, and perhaps the labels, that the command line names.
+
+    Raises:
+        ConfigError: If one of these is wrong.
+    """
+    given = {
+        "path": str(path),
+        "inputs": str(options.inputs),
+        "labels": None if options.labels is None else str(options.labels),
+    }
+    try:
+        return OwnNetwork.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(mistakes(error, given)) from None
 
 
 def samples_of(own: OwnNetwork) -> tuple[Tensor, Tensor | None]:
