@@ -10,8 +10,8 @@ from pipeline.config.loading import validate
 from pipeline.config.training import RunSpec, TrainingSpec, TuningSpec
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.stages import tune
-from pipeline.stages.tune import best, finalists
 from pipeline.training import train
+from pipeline.training.search import best
 
 SEARCH = {"lr": [0.01, 0.1], "weight_decay": [1e-4, 1e-2], "momentum": [0.8, 0.95]}
 
@@ -81,21 +81,6 @@ def test_where_every_trial_diverges_one_line_says_so(tuned_study, bench, capsys)
     assert error.endswith("lower the bounds of lr\n")
 
 
-def test_the_best_trial_has_the_highest_accuracy_and_at_equal_ones_the_lowest_loss():
-    def trial(score):
-        return Trial(values={}, validation=score, seconds=1.0)
-
-    scores = [
-        Score(loss=0.1, accuracy=0.8),
-        None,
-        Score(loss=0.5, accuracy=0.9),
-        Score(loss=0.4, accuracy=0.9),
-    ]
-    assert best([trial(score) for score in scores]) == 3
-    assert best([trial(None)]) is None
-    assert best([]) is None
-
-
 def test_the_two_best_trials_get_further_seeds_and_an_interruption_changes_nothing(
     tuned_study, bench, monkeypatch, capsys
 ):
@@ -130,7 +115,8 @@ def test_the_two_best_trials_get_further_seeds_and_an_interruption_changes_nothi
         for number, trial in enumerate(facts.trials)
         if trial.repeats
     }
-    assert list(means) == finalists(facts.trials)
+    firsts = [trial.validation.accuracy for trial in facts.trials]
+    assert sorted(firsts[number] for number in means) == sorted(firsts)[1:]
     assert means[facts.chosen] == max(means.values())
 
 
@@ -153,24 +139,8 @@ def test_the_next_best_trial_takes_the_place_of_a_finalist_that_diverges(tuned, 
     )
     assert asked == [("a", 10), ("b", 10), ("c", 10), ("d", 10), ("b", 11), ("c", 11), ("d", 11)]
     assert grown == [0, 1, 2, 3, 1, 2, 3]
-    assert best(trials) == 3
+    assert best(tune._outcomes(trials)) == 3
     assert [trial.n_trainings for trial in trials] == [1, 2, 2, 2]
-
-
-def test_a_better_mean_wins_and_a_trial_that_diverges_with_one_seed_does_not():
-    def trial(*accuracies, failure=""):
-        first, *others = [Score(loss=1 - accuracy, accuracy=accuracy) for accuracy in accuracies]
-        return Trial(values={}, validation=first, repeats=others, seconds=1.0, failure=failure)
-
-    diverged = Trial(values={}, validation=None, seconds=1.0, failure="the loss is not finite")
-    assert finalists([trial(0.8), diverged, trial(0.7), trial(0.9)]) == [0, 3]
-    assert finalists([diverged, trial(0.2)]) == [1]
-    # The order does not hang on which of them has had its further seeds.
-    assert finalists([trial(0.8, 0.1), diverged, trial(0.7), trial(0.9)]) == [0, 3]
-    assert best([trial(0.8, 0.8), diverged, trial(0.7), trial(0.9, 0.6)]) == 0
-    assert best([trial(0.8, failure="it diverged"), trial(0.7), trial(0.9, 0.6)]) == 2
-    assert best([trial(0.8, failure="it diverged"), trial(0.7), trial(0.9, failure="it diverged")]) == 1
-    assert best([trial(0.8, failure="it diverged"), diverged]) is None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,15 @@ import math
 import pytest
 
 from pipeline.training.optimizers import LARS, SGD
-from pipeline.training.search import drawn, known_options, with_values
+from pipeline.training.search import (
+    Outcome,
+    best,
+    drawn,
+    finalists,
+    known_options,
+    next_training,
+    with_values,
+)
 from pipeline.training.smoothing import Mixup, WeightNoise
 
 RANGES = {"lr": (0.01, 1.0), "weight_decay": (1e-4, 1e-2), "momentum": (0.8, 0.98)}
@@ -76,3 +84,43 @@ def test_known_options_are_real_numbers():
         "trust",
         "mixup.alpha",
     ]
+
+
+def outcome(*accuracies, losses=None, diverged=False):
+    return Outcome(accuracies, losses or [1 - accuracy for accuracy in accuracies], diverged)
+
+
+DIVERGED = Outcome([], [], diverged=True)
+
+
+def test_the_best_trial_has_the_highest_accuracy_and_at_equal_ones_the_lowest_loss():
+    assert best([outcome(0.8), DIVERGED, outcome(0.9, losses=[0.5]), outcome(0.9, losses=[0.4])]) == 3
+    assert best([outcome(0.9, losses=[math.nan]), outcome(0.9, losses=[9.0])]) == 1
+    assert best([outcome(0.9, losses=[math.inf])]) == 0
+    assert best([DIVERGED]) is None
+    assert best([]) is None
+
+
+def test_a_better_mean_wins_and_a_trial_that_diverges_with_one_seed_does_not():
+    assert best([outcome(0.8, 0.8), DIVERGED, outcome(0.7), outcome(0.9, 0.6)]) == 0
+    assert best([outcome(0.8, diverged=True), outcome(0.7), outcome(0.9, 0.6)]) == 2
+    assert best([outcome(0.8, diverged=True), outcome(0.7), outcome(0.9, diverged=True)]) == 1
+    assert best([outcome(0.8, diverged=True), DIVERGED]) is None
+
+
+def test_finalists_are_the_best_by_the_first_seed():
+    assert finalists([outcome(0.8), DIVERGED, outcome(0.7), outcome(0.9)]) == [0, 3]
+    assert finalists([DIVERGED, outcome(0.2)]) == [1]
+    # The order does not hang on which of them has had its further seeds.
+    assert finalists([outcome(0.8, 0.1), DIVERGED, outcome(0.7), outcome(0.9)]) == [0, 3]
+
+
+def test_all_trials_come_first_then_each_finalist_with_all_seeds():
+    first = [0.6, 0.9, 0.7, 0.8]
+    outcomes, order = [], []
+    while following := next_training(outcomes, n_trials=4, n_repeats=2):
+        number, seed = following
+        order.append(following)
+        former = outcomes[number].accuracies if seed else ()
+        outcomes[number : number + 1] = [outcome(*former, first[number])]
+    assert order == [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1), (1, 2), (3, 1), (3, 2)]

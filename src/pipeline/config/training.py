@@ -25,7 +25,7 @@ from pipeline.training import (
 )
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.optimizers import Optimizer
-from pipeline.training.search import with_values
+from pipeline.training.search import N_FINALISTS, with_values
 
 # Keys of a run that belong to its recipe; the optimizer's own options stand below the optimizer's name.
 _METHOD_OPTIONS = {field.name for method in METHODS.values() for field in fields(method)}
@@ -102,10 +102,6 @@ class Run(RunSpec):
         return self
 
 
-#: Number of a run's best trials, which are compared with further seeds.
-FINALISTS = 2
-
-
 class TuningSpec(Section):
     """The spec of the stage `tune`.
 
@@ -171,7 +167,7 @@ class Training(Section):
     @property
     def n_of_trials(self) -> int:
         """The largest number of trainings that the trials take."""
-        return len(self.tuned) * (self.trials + min(self.trials, FINALISTS) * self.final_seeds)
+        return len(self.tuned) * (self.trials + min(self.trials, N_FINALISTS) * self.final_seeds)
 
     @model_validator(mode="after")
     def _final_seeds_are_seeds(self) -> "Training":

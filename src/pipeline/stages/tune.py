@@ -1,5 +1,6 @@
 """Stage `tune`: choose the options of one training run, by trials on the validation images."""
 
+import math
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pipeline.artifacts.checkpoints import CheckpointFolder
 from pipeline.artifacts.results.network import Score
 from pipeline.artifacts.results.tuning import Trial, TuningFacts
 from pipeline.artifacts.store import Artifact
-from pipeline.config.training import FINALISTS, TuningSpec
+from pipeline.config.training import TuningSpec
 from pipeline.errors import ConvergenceError, DivergenceError, Interrupted, errors_about
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.device import choose_device
@@ -24,7 +25,7 @@ from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
 from pipeline.stages.parts.spec import read_spec, written
 from pipeline.training import Samples, evaluate, train
-from pipeline.training.search import drawn
+from pipeline.training.search import Outcome, best, drawn, next_training
 
 
 def run(options: Namespace) -> None:
@@ -68,7 +69,7 @@ def _tune(
                 checkpoint.save({}, {"step": sum(trial.n_trainings for trial in trials), "trials": kept})
                 words = _in_words(trials[number])
                 print(f"{options.run}: trial {number + 1} of {spec.trials}, {words}", flush=True)
-        chosen = best(trials)
+        chosen = best(_outcomes(trials))
         if chosen is None:
             which = "the only trial" if spec.trials == 1 else f"all {spec.trials} trials"
             raise ConvergenceError(
@@ -93,55 +94,23 @@ def _trained(
     trials: list[Trial],
     score: Callable[[dict[str, float], int], Trial],
 ) -> Iterator[int]:
-    """Train the remaining trials: each with the first seed, then the two best with further seeds.
-
-    Yields:
-        The number of each trial that was trained or repeated.
-    """
-    for values in draws[len(trials) :]:
-        trials.append(score(values, spec.seed))
-        yield len(trials) - 1
-    last = spec.seed + spec.final_seeds
-    # Where a finalist diverges with a further seed, the next best trial takes its place.
-    while (number := _next_finalist(trials, spec.final_seeds)) is not None:
-        for seed in range(spec.seed + 1 + len(trials[number].repeats), last + 1):
-            trials[number] = _joined(trials[number], score(trials[number].values, seed))
-            yield number
-            if trials[number].failure:
-                break
+    """Train what is left to train, and yield the number of each trial that was trained or repeated."""
+    while following := next_training(_outcomes(trials), n_trials=len(draws), n_repeats=spec.final_seeds):
+        number, repeat = following
+        trial = score(draws[number], spec.seed + repeat)
+        trials[number : number + 1] = [_joined(trials[number], trial) if repeat else trial]
+        yield number
 
 
-def _next_finalist(trials: list[Trial], n_repeats: int) -> int | None:
-    """The first finalist that still lacks further seeds."""
-    unfinished = (number for number in finalists(trials) if len(trials[number].repeats) < n_repeats)
-    return next(unfinished, None)
-
-
-def finalists(trials: list[Trial]) -> list[int]:
-    """The best trials by the validation accuracy of the first seed, of those that diverged with no seed.
-
-    At equal accuracies, the lowest loss decides.
-    """
-    ranks = _ranks([trial.validation if trial.mean() else None for trial in trials])
-    return sorted(number for *_, number in sorted(ranks)[:FINALISTS])
-
-
-def best(trials: list[Trial]) -> int | None:
-    """The trial with the best mean accuracy among those with most seeds; None where all diverged.
-
-    At equal accuracies, it is the trial with the lowest loss.
-    """
-    most = max((len(trial.repeats) for trial in trials if trial.mean()), default=0)
-    ranks = _ranks([trial.mean() if len(trial.repeats) == most else None for trial in trials])
-    return min(ranks, default=(None,))[-1]
-
-
-def _ranks(scores: list[Score | None]) -> list[tuple[float, float, int]]:
-    """Return a sort key for each trial that has a score, least for the best; its last part is the trial's number."""
+def _outcomes(trials: list[Trial]) -> list[Outcome]:
+    scores = [[trial.validation, *trial.repeats] if trial.validation else [] for trial in trials]
     return [
-        (-(score.accuracy or 0.0), score.loss or 0.0, number)
-        for number, score in enumerate(scores)
-        if score is not None
+        Outcome(
+            accuracies=[score.accuracy or 0.0 for score in of_trial],
+            losses=[math.inf if score.loss is None else score.loss for score in of_trial],
+            diverged=trial.mean() is None,
+        )
+        for trial, of_trial in zip(trials, scores, strict=True)
     ]
 
 

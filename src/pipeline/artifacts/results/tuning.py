@@ -35,8 +35,9 @@ class Trial(BaseModel):
         if self.validation is None or self.failure:
             return None
         scores = [self.validation, *self.repeats]
+        losses = [score.loss for score in scores if score.loss is not None]
         return Score(
-            loss=fmean(score.loss or 0.0 for score in scores),
+            loss=fmean(losses) if len(losses) == len(scores) else None,
             accuracy=fmean(score.accuracy or 0.0 for score in scores),
         )
 
