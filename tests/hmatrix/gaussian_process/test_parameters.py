@@ -76,7 +76,9 @@ def test_entries_of_length_scales_are_fixed_and_bounded_by_the_name_of_the_whole
     assert [p.name for p in free] == ["terms[0].variance", "terms[1].length_scale", "terms[1].variance"]
     with pytest.raises(ConfigError, match="no 'terms'"):
         free_parameters(kernel, fixed=["terms"])
-    X, y = POINTS, np.random.default_rng(1).standard_normal(40)
+    # Values that need both terms: of noise, a variance falls to its bound and leaves a length without effect.
+    X = POINTS
+    y = np.sin(6 * X[:, 0]) + np.cos(5 * X[:, 1]) + 0.3 * np.random.default_rng(1).standard_normal(40)
     bounds = {"terms[0].length_scale": (0.21, 0.22), "terms[0].length_scale[1]": (0.4, 0.41)}
     with pytest.warns(UserWarning, match="bound"):
         fitted = GaussianProcess(kernel, bounds=bounds).fit(X, y).kernel_.terms[0].length_scale
