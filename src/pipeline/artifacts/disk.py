@@ -1,14 +1,19 @@
-"""Files on a disk: checksums, atomic writes, permissions of a group, and errors of the disk in words."""
+"""Files on a disk: checksums, atomic writes, permissions, dates, patience, and errors of the disk in words."""
 
 import errno
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import ArtifactError
+
+#: Seconds in which a shared file system may still show a file that another node has written.
+SECONDS_TO_APPEAR = 60.0
 
 
 def sha256_of(path: Path) -> str:
@@ -98,3 +103,39 @@ def make_folder_of(manifest: Path) -> None:
             raise ArtifactError(
                 f"{folder}: no folder can be made there ({error.strerror}); name another"
             ) from error
+
+
+def date_after(manifest: Path, inputs: Iterable[Path]) -> None:
+    """Make the files of an artefact no older than its inputs.
+
+    Snakemake remakes whatever is older than its inputs. Without this, a node whose clock is behind would write such
+    results, a node whose clock is ahead would write such inputs, and a study would never be finished.
+    """
+    newest = max((path.stat().st_mtime_ns for path in inputs), default=0)
+    if not manifest.is_file():
+        return
+    # The manifest last: its presence, and so its date, says that the artefact is complete.
+    for file in [*(path for path in manifest.parent.iterdir() if path != manifest), manifest]:
+        if file.is_file() and file.stat(follow_symlinks=False).st_mtime_ns < newest:
+            os.utime(file, ns=(newest, newest), follow_symlinks=False)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """A minute in which a file that is missing on this node may still appear."""
+
+    seconds: float = field(default_factory=lambda: SECONDS_TO_APPEAR)
+    _begin: float = field(default_factory=time.monotonic)
+
+    @property
+    def _left(self) -> float:
+        return self._begin + self.seconds - time.monotonic()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the time is over."""
+        return self._left <= 0
+
+    def pause(self) -> None:
+        """Wait a second, before the next look."""
+        time.sleep(max(min(1.0, self._left), 0.0))

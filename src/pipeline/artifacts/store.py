@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from pipeline.artifacts.disk import (
+    Patience,
     errors_of_the_disk,
     flush,
     make_folder_of,
@@ -27,8 +28,10 @@ from pipeline.artifacts.disk import (
     share,
     write_atomically,
 )
-from pipeline.artifacts.patience import Patience
 from pipeline.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA_VERSION = 1
 
@@ -296,6 +299,12 @@ class Artifact:
         """An array, mapped into memory read-only."""
         array: NDArray[Any] = np.load(self._file(f"{name}.npy"), mmap_mode="r")
         return array
+
+    def tensor(self, name: str, n: int | None = None) -> "Tensor":
+        """An array, or its first `n` entries, in writable memory of its own, as torch wants it."""
+        import torch
+
+        return torch.from_numpy(np.array(self.array(name)[:n]))
 
     def tensors(self, name: str) -> dict[str, Any]:
         """A file of tensors."""

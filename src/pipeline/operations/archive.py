@@ -26,7 +26,7 @@ from pipeline.artifacts.history import PAST_REPORTS, manifests_of, snapshot_of
 from pipeline.artifacts.lock import holder
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import ArtifactError
-from pipeline.operations.beside import studies_beside
+from pipeline.operations.outline import studies_beside
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
 from pipeline.runtime.provenance import provenance

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.operations.live.tail import last_lines, refusal
-from pipeline.operations.told import tell
+from pipeline.operations.text import tell
 
 #: The folder beside the one of the report.
 FOLDER = "unfinished"

@@ -18,6 +18,7 @@ from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
 from pipeline.hmatrix.distributed import DistributedLowRank, OwnTriangles
 from pipeline.hmatrix.gaussian_process import median_distance
 from pipeline.hmatrix.inputs import Progress
+from pipeline.runtime.clock import boxes
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
@@ -25,10 +26,8 @@ from pipeline.runtime.words import counted
 from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import created, own_rows
 from pipeline.stages.parts.matrices import in_words, own_triangles, save_near_field
-from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.scattering import mesh_of
 from pipeline.stages.parts.spec import read_spec
-from pipeline.stages.parts.tensors import tensor
 from pipeline.stages.parts.work import CompressedMatrix, foretold_of, require_memory, work_of_compression
 
 SMALLEST_NUGGET = 1e-3  # in a fit, relative to the values' variance: it bounds the condition number
@@ -178,11 +177,7 @@ def _matrices(
         own.points, kernel, communicator, tolerance=tolerance, progress=progress
     )
     centers = DistributedH2Matrix.from_kernel(
-        own.centroids,
-        kernel,
-        communicator,
-        diagonal=near_field.safe_diagonal,
-        tolerance=max(tolerance, 1e-4),
+        own.centroids, kernel, communicator, diagonal=near_field.safe_diagonal, tolerance=max(tolerance, 1e-4)
     )
     return {"operator": far, "preconditioner": centers}, (near_field, own)
 
@@ -207,17 +202,13 @@ def _everybodys_covariance(
         with together(communicator):
             if communicator.rank == 0:
                 generator = torch.Generator().manual_seed(0)
-                distance = median_distance(tensor(points, "points"), generator)
+                distance = median_distance(points.tensor("points"), generator)
         kernel = kernel.stretched(float(communicator.broadcast_text(repr(distance), source=0)))
     return KernelWithNugget(kernel, spec.nugget * kernel.variance)
 
 
 def _fitted(
-    spec: CompressSpec,
-    kernel: kernels.Stationary,
-    asked: Fit,
-    points: Artifact,
-    communicator: Communicator,
+    spec: CompressSpec, kernel: kernels.Stationary, asked: Fit, points: Artifact, communicator: Communicator
 ) -> KernelWithNugget:
     """Return the kernel and the nugget of maximum likelihood, the same on all processes; collective."""
     start = time.perf_counter()

@@ -26,10 +26,7 @@ def run(options: Namespace) -> None:
     with threadpool_limits(1):
         for n in spec.sizes:
             rows.append(measure(n, kernel, spec.tolerance))
-            print(
-                "scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1]),
-                flush=True,
-            )
+            print("scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1]), flush=True)
     with written(options, "scaling", spec) as draft:
         draft.save_json("rows", rows)
         draft.facts = ScalingFacts(

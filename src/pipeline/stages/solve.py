@@ -15,20 +15,17 @@ from pipeline.errors import errors_about
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
 from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
-from pipeline.runtime.clock import Stopwatch
+from pipeline.runtime.clock import Stopwatch, boxes
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
 from pipeline.runtime.words import counted
-from pipeline.stages.parts.answers import ANSWERS
-from pipeline.stages.parts.dense import dense_seconds
-from pipeline.stages.parts.products import product
-from pipeline.stages.parts.progress import boxes
+from pipeline.stages.parts.answers import ANSWERS, product
+from pipeline.stages.parts.matrices import DividedSystem, problem_of
 from pipeline.stages.parts.scattering import answer as scatter
-from pipeline.stages.parts.solved import Answer, Solved, exact_residual
+from pipeline.stages.parts.solved import Answer, Solved, dense_seconds, exact_residual
 from pipeline.stages.parts.spec import read_spec
-from pipeline.stages.parts.systems import DividedSystem, problem_of
 from pipeline.stages.parts.work import foretold_of, require_memory, work_of_factorization
 
 

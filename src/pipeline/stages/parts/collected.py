@@ -263,8 +263,7 @@ def _matrix(
         solve=solved.solve if solved is not None else None,
         result=solved.result if solved is not None else None,
         structure=page.StructureMetrics(
-            n=compressed.compress.n_rows,
-            blocks=operator.array("blocks").tolist(),
+            n=compressed.compress.n_rows, blocks=operator.array("blocks").tolist()
         ),
         distribution={
             stage: page.Distribution(
