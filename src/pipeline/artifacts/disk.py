@@ -17,7 +17,6 @@ SECONDS_TO_APPEAR = 60.0
 
 
 def sha256_of(path: Path) -> str:
-    """The checksum of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -133,7 +132,6 @@ class Patience:
 
     @property
     def ended(self) -> bool:
-        """Whether the time is over."""
         return self._left <= 0
 
     def pause(self) -> None:

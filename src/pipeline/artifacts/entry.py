@@ -54,13 +54,9 @@ class HistoryEntry:
 def entry_of(
     path: Path, folder: Path, known: Container[tuple[str, str]] = (), lineages: dict[Path, str] | None = None
 ) -> HistoryEntry | None:
-    """Read an artefact's entry; None where it is known, missing or broken.
+    """Read the entry of an artefact of the study in `folder`; None where it is known, missing or broken.
 
-    Args:
-        path: The artefact's manifest.
-        folder: The study's folder.
-        known: Pairs of artefact and stamp that need not be read.
-        lineages: Lineages that were read before.
+    Pairs of artefact and stamp in `known` need not be read, and `lineages` keeps those that were read before.
     """
     artefact = path.parent.relative_to(folder).as_posix()
     try:
@@ -113,13 +109,7 @@ def _machine(made: Mapping[str, Any]) -> str:
 
 
 def figures_of(manifest: Mapping[str, Any], folder: Path, benchmark: Path) -> dict[str, float]:
-    """Collect an artefact's figures by dotted name; missing values and values that are not finite are left out.
-
-    Args:
-        manifest: The content of its manifest.
-        folder: The folder of its files.
-        benchmark: Snakemake's benchmark file of its job.
-    """
+    """Collect an artefact's figures by dotted name; missing values and values that are not finite are left out."""
     found = dict(_numbers(manifest["facts"], ""))
     if {"fit.seconds", "compress.seconds"} <= found.keys():
         # In older artefacts, compression's seconds include the fit's: another name keeps the two from being compared.

@@ -45,12 +45,10 @@ COLUMNS = tuple(field.name for field in fields(HistoryEntry) if field.name != "f
 
 
 def database_of(results: Path) -> Path:
-    """Return the path of the database for a folder of results."""
     return results / FOLDER / DATABASE
 
 
 def snapshot_of(results: Path, study: str) -> Path:
-    """Return the path of the snapshot for the jobs of a study."""
     return results / FOLDER / f"{study}.json"
 
 
@@ -61,15 +59,9 @@ def manifests_of(folder: Path) -> list[Path]:
 
 
 def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:
-    """Add the artefacts of a study that the database does not hold yet.
+    """Add the artefacts of a study that the database does not hold yet, and return their number.
 
-    Args:
-        results: The folder of all results, with the study's own below it.
-        study: The study's name.
-        manifests: Manifests of the study's artefacts; missing and broken ones are skipped.
-
-    Returns:
-        The number of artefacts that were added.
+    Missing and broken manifests are skipped.
     """
     with _opened(database_of(results)) as database:
         known = {

@@ -115,11 +115,7 @@ class HeldLock:
 
 @contextmanager
 def hold(checkout: Path, name: str = "main") -> Iterator[HeldLock]:
-    """Hold a lock of a checkout while the block runs.
-
-    Args:
-        checkout: The folder that Snakemake works in.
-        name: Locks of different names don't exclude each other.
+    """Hold a lock of a checkout while the block runs; locks of different names don't exclude each other.
 
     Raises:
         LockedError: If the lock can't be taken; the message names who holds it, or the reason.

@@ -8,16 +8,16 @@ the rest JSON.
 
 import csv
 import json
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json, to_jsonable_python
 
 from pipeline.artifacts.disk import (
     Patience,
@@ -77,7 +77,6 @@ class Draft:
         self.arrays[name] = {"shape": list(shape), "dtype": dtype, "unit": unit}
 
     def save_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
-        """Write `name.safetensors`."""
         from safetensors.torch import save_file
 
         path = self.path(f"{name}.safetensors")
@@ -86,7 +85,10 @@ class Draft:
 
     def save_table(self, name: str, rows: Iterable[Any], *, without: Collection[str] = ()) -> None:
         """Write `name.csv` from mappings, models or dataclasses with equal fields; fields in `without` are left out."""
-        table = [{key: cell for key, cell in _mapping(row).items() if key not in without} for row in rows]
+        table = [
+            {key: cell for key, cell in to_jsonable_python(row, fallback=str).items() if key not in without}
+            for row in rows
+        ]
         with self.path(f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else [])
             writer.writeheader()
@@ -97,36 +99,15 @@ class Draft:
 
         Numbers that JSON doesn't have, such as an infinite ratio, become null.
         """
-        self.path(f"{name}.json").write_text(
-            json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        self.save_text(f"{name}.json", json.dumps(_jsonable(data), indent=1) + "\n")
 
     def save_text(self, name: str, text: str) -> None:
-        """Write a text file."""
         self.path(name).write_text(text, encoding="utf-8")
 
 
-def _plain(value: BaseModel | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a model as JSON can hold it."""
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """Return the fields of a model or a dataclass; return a mapping as it is."""
-    if isinstance(value, BaseModel):
-        return value.model_dump()
-    return value if isinstance(value, Mapping) else asdict(value)
-
-
-def _finite(value: Any) -> Any:
-    """Write models and dataclasses as mappings, and numbers that JSON cannot hold as null."""
-    if isinstance(value, Mapping | BaseModel) or is_dataclass(value):
-        return {key: _finite(entry) for key, entry in _mapping(value).items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+def _jsonable(value: Any) -> Any:
+    """Return models and dataclasses as mappings, and numbers that JSON cannot hold as None."""
+    return json.loads(to_json(value, inf_nan_mode="null"))
 
 
 @contextmanager
@@ -135,11 +116,7 @@ def create(
 ) -> Iterator[Draft]:
     """Write an artefact; its manifest appears when the block ends without an error.
 
-    Args:
-        manifest: Path of `manifest.json`; its folder is made. A former manifest is removed first.
-        kind: The kind of the artefact, such as "network"; readers ask for it.
-        spec: The spec that the artefact was made from.
-        provenance: Who made the artefact: commit, versions, host.
+    The folder of the manifest is made, and a former manifest is removed first. Readers ask for the kind.
 
     Raises:
         ArtifactError: When the disk is full or not writable, or the folder cannot be made; the manifest is then absent.
@@ -157,8 +134,8 @@ def create(
         content = {
             "kind": kind,
             "schema_version": SCHEMA_VERSION,
-            "facts": _finite(_plain(draft.facts)),
-            "spec": _plain(spec),
+            "facts": _jsonable(draft.facts),
+            "spec": _jsonable(spec),
             "arrays": draft.arrays,
             "files": files,
             "provenance": provenance,
@@ -167,7 +144,6 @@ def create(
 
 
 def _size_of(path: Path) -> int | None:
-    """The size of a file; None if there is none."""
     return path.stat().st_size if path.is_file() else None
 
 
@@ -198,15 +174,14 @@ class Artifact:
     manifest: Mapping[str, Any]
 
     @classmethod
-    def open(cls, path: Path, kind: str, *, contents: bool = True) -> "Artifact":
+    def open(cls, path: Path, kind: str = "", *, contents: bool = True) -> "Artifact":
         """Read a manifest and verify every file that it lists.
 
         The workflow waits only for a manifest. On a shared file system the files beside it may appear later, so a file
         that is missing or has another size is looked for again, up to a minute.
 
         Args:
-            path: Path of the manifest.
-            kind: What the artefact must be.
+            kind: What the artefact must be; empty takes any.
             contents: Whether to compute checksums. Of several processes that read the same artefact, one does.
 
         Raises:
@@ -222,7 +197,7 @@ class Artifact:
             # A file may be deleted on our advice only if it has a manifest's name.
             advice = again if path.name == "manifest.json" else "name the manifest.json of an artefact"
             raise ArtifactError(f"{path}: not a manifest; {advice}") from None
-        if found != kind:
+        if kind and found != kind:
             raise ArtifactError(f"{path}: expected a manifest of kind '{kind}', found '{found}'")
         if version != SCHEMA_VERSION:
             raise ArtifactError(
@@ -249,7 +224,6 @@ class Artifact:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Small results that the stage recorded in the manifest."""
         facts: Mapping[str, Any] = self.manifest["facts"]
         return facts
 
@@ -287,7 +261,6 @@ class Artifact:
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        """The spec that the artefact was made from."""
         spec: Mapping[str, Any] = self.manifest["spec"]
         return spec
 
@@ -307,7 +280,6 @@ class Artifact:
         return torch.from_numpy(np.array(self.array(name)[:n]))
 
     def tensors(self, name: str) -> dict[str, Any]:
-        """A file of tensors."""
         from safetensors.torch import load_file
 
         return load_file(self._file(f"{name}.safetensors"))
@@ -318,7 +290,6 @@ class Artifact:
             return list(csv.DictReader(file))
 
     def json(self, name: str) -> Any:
-        """A JSON file's content."""
         return json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
 
     def _file(self, name: str) -> Path:

@@ -25,7 +25,6 @@ def section_of(
     """Return the section of a study whose keys are `name` and the options of a core.
 
     Args:
-        base: The class that the section derives from.
         options: A frozen dataclass or a function, with types, bounds, defaults and descriptions.
         name: The name that the section is chosen by; without it, the section is no choice and has no such key.
         required: Options that a study has to give, whatever their default is.

@@ -103,7 +103,6 @@ class FilePoints(PointsSection):
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The columns of values."""
         return () if self.value is None else _several(self.value)
 
     @property
@@ -142,7 +141,6 @@ class Generated(PointsSection):
     n: Count = Field(8192, description="How many points.")
 
     def load(self) -> PointSet:
-        """Make the points."""
         return load_points(self.SET, n_points=self.n, **self.model_dump(exclude={"name", "n"}))
 
 

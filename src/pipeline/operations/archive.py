@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 import tarfile
 import time
 from argparse import Namespace
@@ -29,6 +28,7 @@ from pipeline.errors import ArtifactError
 from pipeline.operations.outline import studies_beside
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
+from pipeline.runtime.git import git
 from pipeline.runtime.provenance import provenance
 
 CRATE = "ro-crate-metadata.json"
@@ -104,10 +104,11 @@ def _what_to_do(problems: Sequence[str], study: StudyFile) -> str:
 
 def code_files() -> list[Path]:
     """Return the files of the checkout as they are now; links stay links."""
-    tracked = _listed("ls-files", "-z")
-    if tracked is not None:
-        untracked = _listed("ls-files", "-z", "--others", "--exclude-standard", "--", *UNTRACKED) or []
-        found = {Path(name) for name in [*tracked, *untracked]}
+    here = Path.cwd()
+    tracked = (git("ls-files", "-z", folder=here) or "").split("\0")
+    if "Snakefile" in tracked:  # this folder is the top of a repository
+        new = git("ls-files", "-z", "--others", "--exclude-standard", "--", *UNTRACKED, folder=here) or ""
+        found = {Path(name) for name in [*tracked, *new.split("\0")] if name}
     else:
         tops = [Path(name) for name in PARTS]
         below = (path for top in tops if top.is_dir() and not top.is_symlink() for path in top.rglob("*"))
@@ -115,16 +116,6 @@ def code_files() -> list[Path]:
     return sorted(
         path for path in found if path.is_symlink() or (path.is_file() and path.suffix not in (".so", ".pyc"))
     )
-
-
-def _listed(*arguments: str) -> list[str] | None:
-    """Return the files of this folder that git lists, if the folder is the top of a repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-    return names if "Snakefile" in names or "--others" in arguments else None
 
 
 def result_files(study: str) -> list[Path]:

@@ -5,7 +5,7 @@ import importlib
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,11 +217,7 @@ def _told(operation: Any, key: str) -> str:
     return str(information[key].astype(str)) if key in information else ""
 
 
-ENGINES: Mapping[str, Callable[[Path, NDArray[np.float32]], Explained]] = {
-    "ours": ours,
-    "onnxruntime": onnxruntime,
-    "openvino": openvino,
-}
+ENGINES = {"ours": ours, "onnxruntime": onnxruntime, "openvino": openvino}
 
 
 def _compared(single: Mapping[str, Ran], half: Mapping[str, Ran], roofs: Roofs) -> list[Row]:

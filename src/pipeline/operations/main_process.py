@@ -152,13 +152,11 @@ def _end_early(held: HeldLock) -> None:
 
 
 def end() -> None:
-    """Release the folder."""
     _turn.close()
     atexit.unregister(_end_early)
 
 
 def was_interrupted() -> bool:
-    """Whether a Ctrl-C or a SIGTERM ended the jobs."""
     return bool(_interruptions)
 
 

@@ -109,7 +109,6 @@ def _study(name: str, told: list[str], dataset: Mapping[str, object], n_train: i
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each class."""
     return {name: files_in(folder / name) for name in classes_in(folder)} if folder.is_dir() else {}
 
 

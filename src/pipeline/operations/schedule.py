@@ -158,7 +158,6 @@ class Tables:
         return bool(own)
 
     def shown(self) -> str:
-        """The entry as it is installed."""
         return "\n".join(self._divided()[0])
 
 
@@ -178,7 +177,6 @@ class Units:
         return str(self.folder)
 
     def install(self) -> None:
-        """Write the files and start the timer."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, text in self.files.items():
             file.unlink(missing_ok=True)  # so that a link is not followed
@@ -197,7 +195,6 @@ class Units:
         return bool(found)
 
     def shown(self) -> str:
-        """The files as they are installed."""
         return "\n".join(
             f"# {file}\n{file.read_text(encoding='utf-8')}" for file in self.files if file.exists()
         )

@@ -68,7 +68,6 @@ def tell_how_to_get_the_page(study: str, dag: Any, results: Path = Path("results
 
 
 def clear_page(study: str, results: Path = Path("results")) -> None:
-    """Remove the page of an unfinished study."""
     shutil.rmtree(results / study / FOLDER, ignore_errors=True)
 
 

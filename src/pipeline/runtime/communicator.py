@@ -79,7 +79,6 @@ class Serial:
         """Leave the tensor as it is."""
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """Return the one tensor."""
         return [tensor]
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -123,7 +122,6 @@ class Counting:
 
     @contextmanager
     def _counted(self, operation: str, *tensors: Tensor) -> Iterator[None]:
-        """Count the bytes and the seconds of a call."""
         passed, n_calls = 0, 0
         for tensor in tensors:
             passed += tensor.numel() * tensor.element_size()

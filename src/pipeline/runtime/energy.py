@@ -23,7 +23,6 @@ class Counters:
 
     @classmethod
     def now(cls, powercap: Path = POWERCAP) -> "Counters":
-        """Read all counters that can be read."""
         joules, wrap = {}, {}
         for zone in sorted(powercap.glob("intel-rapl:*")):
             if zone.name.count(":") != 1:

@@ -38,12 +38,10 @@ _DIAGNOSED = 1400  # bytes for each of all triangles, which the first process ch
 
 # Most columns of a low-rank matrix, relative to its rows: with more, a dense matrix is as good.
 MOST_COLUMNS = 0.25
-_COPIES = (
-    2  # of these columns: those found and those kept in the build, those kept and those scaled in the solve
-)
-_SQUARES = (
-    3  # matrices of columns by columns on every process: the products, their sum with 1, and its factor
-)
+# Copies of these columns: those found and those kept in the build, those kept and those scaled in the solve.
+_COPIES = 2
+# Matrices of columns by columns on every process: the products, their sum with 1, and its factor.
+_SQUARES = 3
 
 _FULL = 0.9  # share of a node's memory that its processes may be predicted to use
 _ROWS = 2**18  # most rows of a process while there are nodes enough: with more, a job takes long

@@ -1,5 +1,6 @@
 """The checkout as git knows it: its commit, and the files that are in no commit."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,26 +10,25 @@ CODE = ("Snakefile", "config", "profiles", "src", "workflow")
 NEW_CODE = tuple(name for name in CODE if name != "config")
 
 
-def _git(*arguments: str, folder: Path = Path(__file__).parent) -> str | None:
-    command = ["git", *arguments]
+def git(*arguments: str, folder: Path = Path(__file__).parent) -> str | None:
+    """Return what git prints in a folder; None if it fails."""
     try:
-        return subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        ).stdout
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
+    return os.fsdecode(done.stdout)
 
 
 def commit() -> str | None:
     """The commit that is checked out; None where git can't tell."""
-    told = _git("rev-parse", "HEAD")
+    told = git("rev-parse", "HEAD")
     return None if told is None else told.strip()
 
 
 def is_dirty() -> bool | None:
     """Whether the checkout differs from its commit, also by new code; None where git can't tell."""
-    changed = _git("status", "--porcelain", "--untracked-files=no")
-    new = _git("ls-files", "--others", "--exclude-standard", "--", *(f":/{name}" for name in NEW_CODE))
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    new = git("ls-files", "--others", "--exclude-standard", "--", *(f":/{name}" for name in NEW_CODE))
     return None if changed is None or new is None else bool(changed or new)
 
 
@@ -36,7 +36,7 @@ def commits_between(old: str | None, new: str | None, most: int = 20) -> list[st
     """The commits after `old` up to `new`, newest first, by short name and subject; none if git can't tell."""
     if not old or not new or old == new:
         return []
-    told = _git("log", "--oneline", "--no-decorate", f"--max-count={most + 1}", f"{old}..{new}", "--")
+    told = git("log", "--oneline", "--no-decorate", f"--max-count={most + 1}", f"{old}..{new}", "--")
     lines = (told or "").splitlines()
     return lines if len(lines) <= most else [*lines[:most], "and older ones"]
 
@@ -46,7 +46,7 @@ def uncommitted(folder: Path = Path(__file__).parent) -> list[str]:
 
     A new study in `config/` is left out: its content is in the spec of every artefact.
     """
-    told = _git(
+    told = git(
         "status", "--porcelain", "--untracked-files=all", "-z", "--no-renames", "--",
         *(f":/{name}" for name in CODE), folder=folder,
     )  # fmt: skip

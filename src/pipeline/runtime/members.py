@@ -40,7 +40,6 @@ def members_of(mpi: MpiCommunicator) -> tuple[Member, ...]:
 
 
 def gone_of(members: Sequence[Member]) -> list[Member]:
-    """Return the members that have ended."""
     return [member for member in members if member.is_gone()]
 
 

@@ -74,7 +74,6 @@ class MpiCommunicator:
 
     @property
     def local_size(self) -> int:
-        """The number of processes on this node."""
         return self.node.Get_size()
 
     @_together()
@@ -122,12 +121,10 @@ class MpiCommunicator:
 
     @_together()
     def broadcast_text(self, text: str, source: int) -> str:
-        """Return the text of process `source` on every process."""
         return str(self.comm.bcast(text, root=source))
 
     @_together()
     def all_gather_text(self, text: str) -> list[str]:
-        """Return the text of every process, in order."""
         return [str(one) for one in self.comm.allgather(text)]
 
     @_together()

@@ -179,7 +179,6 @@ class _Submissions:
         self.local = threading.local()
 
     def take_over(self) -> None:
-        """Replace the executor's methods by these."""
         executor = self.executor
         executor.run_job = self.run_job
         executor._report_job_error_threadsafe = self.note_refusal
@@ -195,7 +194,7 @@ class _Submissions:
                 method()
             except (
                 OSError
-            ) as error:  # at its end it writes a table of efficiencies, for which a full disk has no room
+            ) as error:  # of the table of efficiencies at its end, for which a full disk has no room
                 self.executor.logger.warning(f"Slurm's figures of this run were not written: {error}")
 
         return end

@@ -20,16 +20,8 @@ from pipeline.runtime.native_build import check_loaded
 
 VARIABLE = "PARSIMONY_SOFTWARE"
 PACKAGES = (
-    "parsimony-pipeline",
-    "snakemake",
-    "torch",
-    "numpy",
-    "scipy",
-    "mpi4py",
-    "mpich",
-    "safetensors",
-    "pydantic",
-)
+    "parsimony-pipeline", "snakemake", "torch", "numpy", "scipy", "mpi4py", "mpich", "safetensors", "pydantic",
+)  # fmt: skip
 
 
 @functools.cache

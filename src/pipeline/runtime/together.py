@@ -10,18 +10,8 @@ import torch
 from pipeline.errors import ArtifactError, ConfigError, ConvergenceError
 from pipeline.runtime.communicator import Communicator
 
-_KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (
-        ArtifactError,
-        ConfigError,
-        ConvergenceError,
-        TypeError,
-        ValueError,
-        ZeroDivisionError,
-        MemoryError,
-    )
-}
+_ERRORS = ArtifactError, ConfigError, ConvergenceError, TypeError, ValueError, ZeroDivisionError, MemoryError
+_KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in _ERRORS}
 
 _ORDER = "call the same methods in the same order on all processes"
 _ALIKE = "{"  # first letter of the text from `require_alike`, and of no failure

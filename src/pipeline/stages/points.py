@@ -86,7 +86,6 @@ def write_places(draft: Draft, spec: Places) -> PointsFacts:
 
 
 def _generated(draft: Draft, spec: Generated) -> PointsFacts:
-    """Points without values."""
     places = spec.load()
     draft.save_array("points", places.points, unit=places.units["points"])
     return PointsFacts(name=spec.name, n=spec.n, dimension=spec.DIMENSION, description=places.description)

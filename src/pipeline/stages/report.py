@@ -10,7 +10,6 @@ from pipeline.artifacts.entry import HistoryEntry, entry_of
 from pipeline.artifacts.history import read_snapshot
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.report import ReportSpec
-from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
 from pipeline.report.metrics import HistoryMetrics, Metrics, Missing, RuleCost
@@ -105,13 +104,8 @@ def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]
     """The study's artefacts with the names of their folders, by kind."""
     found: dict[str, list[tuple[str, Artifact]]] = {}
     for path in manifests:
-        try:
-            kind = json.loads(path.read_text())["kind"]
-        except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such artefact; run snakemake to make it") from None
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ArtifactError(f"{path}: not a manifest; name the manifest.json of an artefact") from None
-        found.setdefault(kind, []).append((path.parent.name, Artifact.open(path, kind)))
+        artifact = Artifact.open(path)
+        found.setdefault(artifact.manifest["kind"], []).append((path.parent.name, artifact))
     return found
 
 

@@ -1,6 +1,7 @@
 """Stage `scaling`: time and storage against the number of points."""
 
 import time
+import timeit
 from argparse import Namespace
 from collections.abc import Callable
 
@@ -57,12 +58,7 @@ def measure(n: int, kernel: kernels.Kernel, tolerance: float) -> ScalingRow:
 
 def _best(work: Callable[[], object]) -> float:
     """The shortest of a few runs, in seconds."""
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return min(timeit.repeat(work, number=1, repeat=REPEATS))
 
 
 def _short(value: float | int) -> str:

@@ -22,7 +22,6 @@ class Prediction(BaseModel):
     """The prediction from the runs of one method.
 
     Attributes:
-        run: The run in which the noise was measured.
         critical_batch: Geometric mean over the seeds, in samples.
     """
 

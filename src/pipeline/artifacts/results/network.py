@@ -37,8 +37,6 @@ class NetworkFacts(Facts):
 
     Attributes:
         messages: Messages that process 0 has sent since it started, by collective operation, evaluations included.
-        threads: Threads of each process.
-        seconds: Time of training.
         scores: Loss and accuracy by part of the data set; without "test" while hyper-parameters are chosen; empty where
             training diverged.
         failure: How training diverged; empty where it did not. A network that diverged has no weights.

@@ -44,7 +44,6 @@ class KrigingResult(BaseModel):
         rmse_left_out: RMSE of the training values, each predicted from all others.
         std_relative_error: Relative standard error of the standard deviations of the map.
         predictions: File of the predictions that the study asked for, beside the solution.
-        n_predicted: Number of places in this file.
         others: Results of the other values, where there are several.
     """
 
@@ -107,13 +106,7 @@ class ClassificationResult(BaseModel):
 
 
 class SystemResult(BaseModel):
-    """The solution of a system of equations.
-
-    Attributes:
-        right_hand_side: The right-hand side, in words.
-        n_columns: Number of right-hand sides.
-        solution_norm: 2-norm of all solutions together.
-    """
+    """The solution of a system of equations with a right-hand side in words; the 2-norm is that of all columns."""
 
     right_hand_side: str
     n_columns: int
@@ -121,14 +114,7 @@ class SystemResult(BaseModel):
 
 
 class ProductResult(BaseModel):
-    """A product with vectors.
-
-    Attributes:
-        vectors: The vectors that were multiplied, in words.
-        n_columns: Number of vectors.
-        product_norm: 2-norm of all products together.
-        relative_error: Relative error of sampled rows, against the exact matrix.
-    """
+    """A product with vectors, in words; the 2-norm is that of all columns, the error that of sampled exact rows."""
 
     vectors: str
     n_columns: int

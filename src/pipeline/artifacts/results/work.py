@@ -7,8 +7,6 @@ class ProcessWork(BaseModel):
     """One process.
 
     Attributes:
-        process: Number of the process.
-        host: Node of the process.
         n_bytes: Bytes of blocks, bases and factors.
         peak_memory_bytes: Most memory that the process held, including the program itself.
         foretold_bytes: The same, predicted from the number of points, the tolerance and the dimension.
@@ -32,7 +30,6 @@ class LevelWork(BaseModel):
     """One process on one level.
 
     Attributes:
-        process, level: Numbers of the process and of the level.
         boxes: Number of the level's boxes that belong to the process.
         n_bytes: Bytes that the process holds of the level.
         flops: Operations of one product with a compressed matrix, or of the factorization.

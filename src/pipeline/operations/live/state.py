@@ -78,11 +78,9 @@ class JobProgress:
 
     @property
     def total(self) -> int:
-        """The number of all jobs."""
         return sum(self.planned.values())
 
     def count(self, phase: Phase) -> int:
-        """The number of jobs in a phase."""
         return sum(job.phase is phase for job in self.jobs.values())
 
     def in_phase(self, phase: Phase) -> list[Job]:
@@ -103,7 +101,6 @@ class JobProgress:
     def describe(
         self, number: int, rule: str, wildcards: Mapping[str, str], log: Sequence[str], *, local: bool
     ) -> None:
-        """Set the description of a job."""
         if rule == "all":
             self.jobs.pop(number, None)
             return
@@ -118,7 +115,6 @@ class JobProgress:
             job.phase = Phase.RUNNING
 
     def finish(self, number: int, now: float) -> None:
-        """Record that a job is done."""
         job = self.jobs.get(number)
         if job is not None and job.phase is not Phase.DONE:
             job.phase = Phase.DONE

@@ -174,7 +174,6 @@ def _run(
     tuning: TuningFacts | None,
     spans: list[Span],
 ) -> page.RunMetrics:
-    """One training run over its seeds."""
     mine = [(network, facts) for network, facts in networks if facts.run == name]
     recipe = _trained(mine[0][0]).run
     return page.RunMetrics(

@@ -59,7 +59,6 @@ class Reporter:
             self.progress.update(step, f"loss {loss:.3f}")
 
     def on_epoch(self, record: EpochRecord) -> None:
-        """Print the figures of an epoch."""
         self.history.append(record)
         if self.write is not None:
             self.write(record)
@@ -72,7 +71,6 @@ class Reporter:
             )
 
     def on_checkpoint(self, state: State) -> None:
-        """Replace the checkpoint."""
         if self.speaks:
             self.checkpoint.save(state.tensors, state.scalars)
 

@@ -78,7 +78,6 @@ class Solved:
 
     @property
     def kernel(self) -> kernels.Kernel:
-        """The kernel of the matrix."""
         return kernels.from_dict(self.compressed.facts_as(OperatorFacts).kernel_parameters)
 
     def summed(self, own: Tensor) -> Tensor:

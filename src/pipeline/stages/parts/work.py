@@ -38,7 +38,6 @@ class WorkOfProcesses:
 
     @property
     def tables(self) -> dict[str, Iterable[Any]]:
-        """The tables of an artefact, by name."""
         return {"processes": self.processes, "process_levels": self.levels}
 
 
