@@ -2,8 +2,8 @@ import subprocess
 
 import pytest
 
-from pipeline.runtime import git as module
-from pipeline.runtime.git import commits_between, is_dirty, uncommitted
+from pipeline.runtime import provenance as module
+from pipeline.runtime.provenance import commits_between, is_dirty, uncommitted
 
 
 def test_new_and_changed_files_of_the_code_are_named_and_others_are_not(tmp_path):

@@ -23,11 +23,8 @@ def sha256_of(path: Path) -> str:
 
 def flush(path: Path) -> None:
     """Wait until a file's content is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -39,8 +36,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
-        new = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        with open(new, "w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:  # never through a link
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -55,11 +51,16 @@ def errors_of_the_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_full(error):
+        number = error.errno if isinstance(error, OSError) else None
+        # NumPy and safetensors tell of a full disk only in their text.
+        told = "No space left on device" in str(error) or (
+            isinstance(error, OSError) and " written" in str(error)
+        )
+        if told or number in (errno.ENOSPC, errno.EDQUOT):
             raise ArtifactError(
                 f"{folder}: the disk is full, so the result is incomplete; free some space and run again"
             ) from error
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(error, OSError) and number in (errno.EACCES, errno.EROFS, errno.EPERM):
             where = error.filename or folder
             raise ArtifactError(f"{where}: {error.strerror}; mend its permissions and run again") from error
         raise
@@ -67,23 +68,9 @@ def errors_of_the_disk(folder: Path) -> Iterator[None]:
 
 def share(path: Path) -> None:
     """Give a file the user's usual permissions: safetensors lets only the owner read, but groups share results."""
-    path.chmod(0o666 & ~_umask())
-
-
-def _umask() -> int:
-    """Return the process's permission mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
+    mask = os.umask(0o022)  # which can only be read by setting it
     os.umask(mask)
-    return mask
-
-
-def _is_full(error: Exception) -> bool:
-    """Return whether a write failed because the disk is full; NumPy and safetensors say so only in their text."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return "No space left on device" in str(error) or (
-        isinstance(error, OSError) and " written" in str(error)
-    )
+    path.chmod(0o666 & ~mask)
 
 
 def make_folder_of(manifest: Path) -> None:

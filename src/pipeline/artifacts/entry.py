@@ -67,7 +67,7 @@ def entry_of(
         content = path.read_bytes()
         manifest = json.loads(content)
         made = manifest["provenance"]
-        benchmark = folder / "benchmarks" / f"{artefact}.tsv"
+        cpu, benchmark = str(made.get("cpu", "unknown")), folder / "benchmarks" / f"{artefact}.tsv"
         return HistoryEntry(
             study=folder.name,
             artefact=artefact,
@@ -76,7 +76,7 @@ def entry_of(
             manifest=hashlib.sha256(content).hexdigest(),
             stamp=stamp,
             lineage=_lineage(path, {} if lineages is None else lineages, manifest),
-            machine=_machine(made),
+            machine=", ".join([cpu, f"{made.get('cores', '?')} cores", *(made.get("gpus") or [])]),
             code=made.get("code") or "",
             commit_id=made.get("commit"),
             dirty=made.get("dirty"),
@@ -101,11 +101,6 @@ def _lineage(path: Path, known: dict[Path, str], manifest: Mapping[str, Any] | N
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
     return known[path]
-
-
-def _machine(made: Mapping[str, Any]) -> str:
-    parts = [str(made.get("cpu", "unknown")), f"{made.get('cores', '?')} cores", *(made.get("gpus") or [])]
-    return ", ".join(parts)
 
 
 def figures_of(manifest: Mapping[str, Any], folder: Path, benchmark: Path) -> dict[str, float]:

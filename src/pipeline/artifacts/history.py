@@ -5,12 +5,11 @@ process merges new manifests when a study starts, succeeds or fails; after a kil
 Jobs read what they need of the past from a JSON snapshot that the main process writes.
 """
 
-import contextlib
 import json
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -143,9 +142,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the database, and create it if it is missing; writers on this node wait for each other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with contextlib.closing(
-            sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-        ) as database:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(SCHEMA)

@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -188,8 +188,9 @@ def _take(path: Path) -> int:
                     f"{path.parent.parent.resolve()}: in use by {by}; wait until it ends, or end it"
                     + (f"; if it is dead, remove {path}" if by.host != socket.gethostname() else "")
                 )
-            if _is_still_at(path, descriptor):
-                return descriptor
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor)):
+                    return descriptor
         except BaseException:
             os.close(descriptor)
             raise
@@ -209,14 +210,6 @@ def _lock(descriptor: int) -> bool:
         told = _read(descriptor)
         return told is None or (told.host == socket.gethostname() and not psutil.pid_exists(told.pid))
     return True
-
-
-def _is_still_at(path: Path, descriptor: int) -> bool:
-    try:
-        found = path.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(found, os.fstat(descriptor))
 
 
 def _read(descriptor: int) -> Holder | None:

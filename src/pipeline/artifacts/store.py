@@ -128,9 +128,11 @@ def create(
         draft = Draft(folder)
         yield draft
         files = {}
-        for path in (path for name in sorted(draft.names) for path in _files_of(folder / name)):
-            flush(path)
-            files[str(path.relative_to(folder))] = {"n_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in (folder / name for name in sorted(draft.names)):
+            for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:
+                flush(file)
+                listed = {"n_bytes": file.stat().st_size, "sha256": sha256_of(file)}
+                files[str(file.relative_to(folder))] = listed
         content = {
             "kind": kind,
             "schema_version": SCHEMA_VERSION,
@@ -141,14 +143,6 @@ def create(
             "provenance": provenance,
         }
         write_atomically(manifest, json.dumps(content, indent=1) + "\n")
-
-
-def _size_of(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
-
-
-def _files_of(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 F = TypeVar("F", bound=BaseModel)
@@ -206,7 +200,7 @@ class Artifact:
         patience = Patience()
         for name, listed in files.items():
             file = path.parent / name
-            while (n_bytes := _size_of(file)) != listed["n_bytes"]:
+            while (n_bytes := file.stat().st_size if file.is_file() else None) != listed["n_bytes"]:
                 if patience.ended:
                     waited = f"{patience.seconds:.0f} s later too"
                     what = (

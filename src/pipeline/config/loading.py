@@ -23,12 +23,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        same_kind = (
-            isinstance(below, Mapping)
-            and isinstance(value, Mapping)
-            and value.get("name", below.get("name")) == below.get("name")
-        )
-        merged[key] = merge(below, value) if same_kind and isinstance(below, Mapping) else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            name = below.get("name")
+            value = merge(below, value) if value.get("name", name) == name else value
+        merged[key] = value
     return merged
 
 

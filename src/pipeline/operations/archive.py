@@ -28,8 +28,7 @@ from pipeline.errors import ArtifactError
 from pipeline.operations.outline import studies_beside
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
-from pipeline.runtime.git import git
-from pipeline.runtime.provenance import provenance
+from pipeline.runtime.provenance import git, provenance
 
 CRATE = "ro-crate-metadata.json"
 # Parts of a checkout that is not under version control, such as an unpacked archive.

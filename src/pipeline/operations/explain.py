@@ -43,7 +43,9 @@ def run(options: Namespace) -> None:
     bad = damaged(artefact, manifest["files"])
     print("\n".join(_making(artefact, manifest, stage, bad)))
     print(f"Why: {reason_then(artefact, RESULTS / study)}")
-    found = read_study(options.study or _file_of(study))
+    if not options.study and not (CONFIG / f"{study}.yaml").is_file():
+        raise ConfigError(f"there is no {CONFIG / study}.yaml; name the study's file with --study")
+    found = read_study(options.study or study)
     print("\n".join(_what_would(stage, manifest, found)))
     print("\n".join(_now(artefact, found, stage, made, bad)))
 
@@ -55,12 +57,6 @@ def manifest_of(path: Path) -> Path:
             return folder / "manifest.json"
     what = "is in no artefact" if path.exists() else "isn't there"
     raise ArtifactError(f"{path}: {what}; name a folder with a manifest.json, or a file in one")
-
-
-def _file_of(study: str) -> str:
-    if not (CONFIG / f"{study}.yaml").is_file():
-        raise ConfigError(f"there is no {CONFIG / study}.yaml; name the study's file with --study")
-    return study
 
 
 def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
@@ -117,11 +113,8 @@ def reason_then(artefact: Path, folder: Path) -> str:
     now = entry_of(artefact / "manifest.json", folder)
     if now is None:
         return "its manifest doesn't tell"
-    past = (
-        read_snapshot(snapshot_of(folder.parent, folder.name))
-        if main_elsewhere()
-        else read(folder.parent, folder.name)
-    )
+    results, study = folder.parent, folder.name
+    past = read_snapshot(snapshot_of(results, study)) if main_elsewhere() else read(results, study)
     before = [
         entry
         for entry in past
@@ -210,10 +203,7 @@ def jobs_planned(said: str) -> list[tuple[str, str, str]]:
         output = re.search(r"^    output: (.*)$", block, flags=re.MULTILINE)
         reason = re.search(r"^    reason: (.*)$", block, flags=re.MULTILINE)
         if rule and output and reason:
-            jobs.append((output.group(1), rule.group(1), _short(reason.group(1))))
+            # Without old and new values of parameters, which may be pages long.
+            short = re.sub(r"(changed since last execution)[:;].*", r"\1", reason.group(1))
+            jobs.append((output.group(1), rule.group(1), short))
     return jobs
-
-
-def _short(reason: str) -> str:
-    """Shorten Snakemake's reason: leave out old and new values of parameters, which may be pages long."""
-    return re.sub(r"(changed since last execution)[:;].*", r"\1", reason)

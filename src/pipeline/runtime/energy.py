@@ -30,9 +30,7 @@ class Counters:
             with contextlib.suppress(OSError, ValueError):
                 joules[zone.name] = int((zone / "energy_uj").read_text()) / 1e6
                 wrap[zone.name] = int((zone / "max_energy_range_uj").read_text()) / 1e6
-        for name, value in _gpus().items():
-            joules[name] = value
-        return cls(joules, wrap)
+        return cls(joules | _gpus(), wrap)
 
     def since(self, earlier: "Counters") -> dict[str, float]:
         """Joules spent since `earlier`, by kind: "package_joules", "gpu_joules"; uncounted kinds are left out."""

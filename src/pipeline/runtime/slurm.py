@@ -53,7 +53,6 @@ def jobs_named(names: str) -> list[str]:
     unknown = f"a main process that was killed may have jobs in Slurm's queue ({names}), and"
     known = f"if you know that it has none, remove {lock_file(Path(), 'main')}"
     try:
-        _require_client("squeue")
         return _call("squeue", "--me", f"--name={names}", "--noheader", "--format=%i").split()
     except _NoSlurmError as error:
         raise PipelineError(f"{unknown} {error}; {known}") from None
@@ -110,6 +109,7 @@ def queue_again() -> bool:
 
 def _call(*command: str) -> str:
     """Call one of Slurm's clients, again and again for a while if the controller doesn't answer."""
+    _require_client(command[0])
     for seconds_to_wait in (1, 4, 15, 0):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:

@@ -80,10 +80,8 @@ def local_address(other_nodes: Sequence[str]) -> str:
 
 def interface_of(address: str) -> str | None:
     """The name of the interface that has an address."""
-    for name, entries in psutil.net_if_addrs().items():
-        if any(entry.address == address for entry in entries):
-            return str(name)
-    return None
+    known = psutil.net_if_addrs().items()
+    return next((str(name) for name, own in known if any(entry.address == address for entry in own)), None)
 
 
 def open_store(address: str, mpi: MpiCommunicator) -> dist.PrefixStore:  # type: ignore[name-defined]  # torch's stubs leave stores out

@@ -4,6 +4,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -118,19 +119,11 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
         told = facts.compress
         ratio = told.dense_bytes / max(told.n_bytes, 1)
         beside = (
-            "about as much as dense"
-            if 1 / 1.05 < ratio < 1.05
-            else (
-                f"{ratio:.1f} times less than dense"
-                if ratio >= 1
-                else f"{1 / ratio:.1f} times as much as dense"
-            )
+            f"{ratio:.1f} times less than dense" if ratio >= 1 else f"{1 / ratio:.1f} times as much as dense"
         )
-        fitting = (
-            f" after a fit of {covariance.fit.seconds:.1f} s"
-            if covariance.fit and covariance.fit.seconds
-            else ""
-        )
+        beside = "about as much as dense" if 1 / 1.05 < ratio < 1.05 else beside
+        fit = covariance.fit
+        fitting = f" after a fit of {fit.seconds:.1f} s" if fit and fit.seconds else ""
         print(
             f"compress {name}: {counted(told.n_rows, 'row')} in {seconds:.1f} s{fitting} on "
             f"{counted(communicator.size, 'process', 'processes')}, "
@@ -148,37 +141,28 @@ def _matrices(
 ) -> tuple[Mapping[str, CompressedMatrix], tuple[NearField, OwnTriangles] | None]:
     """Compress the matrix to solve with, and for boundary elements a preconditioner; return their near field too."""
     kernel, tolerance = covariance.kernel, spec.compress.tolerance
+    h2 = partial(
+        DistributedH2Matrix.from_kernel, kernel=kernel, communicator=communicator, tolerance=tolerance
+    )
     if spec.task not in ("capacitance", "scattering"):
         with together(communicator):
             rows = own_rows(points, "points", communicator)
         if spec.compress.form == "low_rank":
-            return {
-                "operator": DistributedLowRank.from_kernel(
-                    rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance
-                )
-            }, None
-        matrix = DistributedH2Matrix.from_kernel(
-            rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance, progress=progress
-        )
-        return {"operator": matrix}, None
+            low_rank = DistributedLowRank.from_kernel(
+                rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance
+            )
+            return {"operator": low_rank}, None
+        return {"operator": h2(rows, diagonal=covariance.nugget, progress=progress)}, None
     if isinstance(kernel, kernels.Helmholtz):
         with together(communicator):
             notes_on_wave(mesh_of(points), complex(kernel.wavenumber))  # refuses a mesh that is too coarse
             nodes = own_triangles(points, communicator).points
-        return {
-            "operator": DistributedH2Matrix.from_kernel(
-                nodes, kernel, communicator, tolerance=tolerance, progress=progress
-            )
-        }, None
+        return {"operator": h2(nodes, progress=progress)}, None
     with together(communicator):
         own = own_triangles(points, communicator)
         near_field = own.near_field()
-    far = DistributedH2Matrix.from_kernel(
-        own.points, kernel, communicator, tolerance=tolerance, progress=progress
-    )
-    centers = DistributedH2Matrix.from_kernel(
-        own.centroids, kernel, communicator, diagonal=near_field.safe_diagonal, tolerance=max(tolerance, 1e-4)
-    )
+    far = h2(own.points, progress=progress)
+    centers = h2(own.centroids, diagonal=near_field.safe_diagonal, tolerance=max(tolerance, 1e-4))
     return {"operator": far, "preconditioner": centers}, (near_field, own)
 
 

@@ -35,6 +35,7 @@ from pipeline.stages.parts.spec import read_spec, written
 
 CALIBRATION_SAMPLES = 4096  # four of them are a tenth of a percentage point
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
+_OF_A_LAYER = "name", "kind", "routine", "weight_dtype", "n_parameters", "flops"
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,7 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
 
 def _row(layer: Layer, error: LayerError) -> ConvertedLayer:
     return ConvertedLayer(
-        name=layer.name,
-        kind=layer.kind,
-        routine=layer.routine,
-        weight_dtype=layer.weight_dtype,
-        n_parameters=layer.n_parameters,
-        flops=layer.flops,
+        **{key: getattr(layer, key) for key in _OF_A_LAYER},
         output_error=error.relative_error,
         output_sqnr_db=error.sqnr_db,
         activations=LayerErrorRow.model_validate(error, from_attributes=True),

@@ -22,7 +22,7 @@ from pipeline.config.points import CubeMesh, FilePoints, Generated, OwnMesh, Poi
 from pipeline.data import Places, hold_out
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.data.own_mesh import load_usable_mesh
-from pipeline.data.own_points import OwnPoints, PointsPart
+from pipeline.data.own_points import OwnPoints
 from pipeline.data.splits import n_held_out_of
 from pipeline.errors import ConfigError, errors_about
 from pipeline.runtime.words import counted
@@ -177,19 +177,12 @@ def _to_scratch(own: OwnPoints, stack: ExitStack, folder: Path) -> tuple[int, di
     """Write the contents of the rows, a file for each kind; return how many rows there are."""
     n, scratch = 0, dict[str, _Scratch]()
     for part in own.parts():
-        for name, rows in _kinds(part).items():
+        for name, rows in {"points": part.points, "values": part.values, "degrees": part.degrees}.items():
+            if rows is None or not rows.shape[1]:
+                continue
             if name not in scratch:
                 file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the stack closes it
                 scratch[name] = _Scratch(stack.enter_context(file), rows.shape[1])
             scratch[name].file.write(np.ascontiguousarray(rows).data)
         n += len(part.points)
     return n, scratch
-
-
-def _kinds(part: PointsPart) -> dict[str, NDArray[np.float64]]:
-    found = {"points": part.points}
-    if part.values.shape[1]:
-        found["values"] = part.values
-    if part.degrees is not None:
-        found["degrees"] = part.degrees
-    return found

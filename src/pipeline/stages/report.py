@@ -13,8 +13,7 @@ from pipeline.config.report import ReportSpec
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
 from pipeline.report.metrics import HistoryMetrics, Metrics, Missing, RuleCost
-from pipeline.runtime.git import commits_between, uncommitted
-from pipeline.runtime.provenance import provenance
+from pipeline.runtime.provenance import commits_between, provenance, uncommitted
 from pipeline.stages.parts.collected import collect
 from pipeline.stages.parts.spec import read_spec
 

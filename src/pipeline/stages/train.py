@@ -78,12 +78,11 @@ def _train(
     label = f"{options.run}, seed {options.seed}"
     with locked(checkpoint, label, device, communicator, interrupted):
         found = agreed_checkpoint(checkpoint, device, communicator)
-        done_before = found.step if found else 0
-        reporter = Reporter(
-            label, ProgressLine(label, n_steps), checkpoint, communicator.rank == 0, _history_of(found)
-        )
+        scalars = found.scalars if found else {}
+        history = [EpochRecord(**record) for record in scalars.get(TRAINED, scalars.get("history", []))]
+        reporter = Reporter(label, ProgressLine(label, n_steps), checkpoint, communicator.rank == 0, history)
         if reporter.speaks:
-            where = f"goes on at step {done_before}" if found else "starts"
+            where = f"goes on at step {found.step}" if found else "starts"
             print(
                 f"{label}: {where}; processes: {communicator.size}, threads: {torch.get_num_threads()}, "
                 f"device: {device}"
@@ -138,12 +137,6 @@ def _train(
                 f"{label}: {name} accuracy {score.accuracy:.4f}, loss {score.loss:.4f}, "
                 f"largest curvature {flatness.largest_eigenvalue:.3g}"
             )
-
-
-def _history_of(state: State | None) -> History:
-    """Records of the epochs before a checkpoint."""
-    scalars = {"history": []} if state is None else state.scalars
-    return [EpochRecord(**record) for record in scalars.get(TRAINED, scalars.get("history", []))]
 
 
 def _trained(model: Classifier, history: History, step: int) -> State:
