@@ -28,10 +28,7 @@ def flush(path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or nothing: under a temporary name of this process, flushed to disk, then renamed.
-
-    A link in place of the temporary file is removed, never followed.
-    """
+    """Write a whole file or nothing: under a temporary name of this process, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
@@ -74,11 +71,7 @@ def share(path: Path) -> None:
 
 
 def make_folder_of(manifest: Path) -> None:
-    """Make the folder of an artefact that will be written.
-
-    Raises:
-        ArtifactError: If the folder cannot be made, or a folder stands in the manifest's place.
-    """
+    """Make the folder of an artefact; ArtifactError if that cannot be, or a folder stands in the manifest's place."""
     folder = manifest.parent
     if manifest.is_dir():
         raise ArtifactError(f"{manifest}: is a folder; the output of a stage is the manifest.json in it")

@@ -32,7 +32,6 @@ class HistoryEntry:
         stamp: Size and time of the manifest; an artefact whose stamp is unchanged is not read again.
         lineage: Digest of its spec and of the specs of all its inputs; only artefacts of equal lineage are comparable.
         machine: Processor, cores and GPU; times from different machines are not comparable.
-        figures: Numbers by dotted names.
     """
 
     study: str

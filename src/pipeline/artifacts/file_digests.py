@@ -22,19 +22,11 @@ ABSENT = "absent"
 
 
 def digest_of_files(root: Path, cache: Path) -> str:
-    """Digest the names and contents of all files below a folder, or of one file.
+    """Digest the names and contents of all files below a folder, or of a file: their number and 16 hexadecimal digits.
 
-    Links are followed. Adding, deleting, renaming or altering a file changes the digest; touching one does not.
-
-    Args:
-        root: The folder or the file.
-        cache: A folder for the cache, with a file for each root; where it cannot be written, nothing is cached.
-
-    Returns:
-        The number of files and 16 hexadecimal digits, or "absent" where nothing has that name.
-
-    Raises:
-        OSError: If a file can't be read.
+    Links are followed. Adding, deleting, renaming or altering a file changes the digest; touching one does not. Where
+    nothing has that name it is "absent", and a file that can't be read is an OSError. Digests of single files are kept
+    in the folder `cache`, with a file for each root; where it cannot be written, nothing is kept.
     """
     if not root.exists():
         return ABSENT

@@ -72,11 +72,9 @@ class HeldLock:
     """A lock that this process holds.
 
     Attributes:
-        since: When this process took it.
         jobs: The name of this process's jobs in a batch system's queue; empty while it has none.
         former: The last holder, if it was killed before it could release the lock. Its jobs count as this holder's too
             until `settle`, so that after a failed start the next holder still knows of them.
-        settled: Whether nothing of the last holder is left.
     """
 
     descriptor: int

@@ -95,10 +95,7 @@ class Draft:
             writer.writerows(table)
 
     def save_json(self, name: str, data: Any) -> None:
-        """Write `name.json` from plain values, models and dataclasses.
-
-        Numbers that JSON doesn't have, such as an infinite ratio, become null.
-        """
+        """Write `name.json` from plain values, models and dataclasses; numbers that JSON lacks become null."""
         self.save_text(f"{name}.json", json.dumps(_jsonable(data), indent=1) + "\n")
 
     def save_text(self, name: str, text: str) -> None:
@@ -114,12 +111,10 @@ def _jsonable(value: Any) -> Any:
 def create(
     manifest: Path, *, kind: str, spec: BaseModel | Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> Iterator[Draft]:
-    """Write an artefact; its manifest appears when the block ends without an error.
+    """Write an artefact; its manifest appears when the block ends without an error, and readers ask for its kind.
 
-    The folder of the manifest is made, and a former manifest is removed first. Readers ask for the kind.
-
-    Raises:
-        ArtifactError: When the disk is full or not writable, or the folder cannot be made; the manifest is then absent.
+    Its folder is made, and a former manifest is removed first. When the disk is full or not writable, or the folder
+    cannot be made, it is an ArtifactError, and there is no manifest.
     """
     folder = manifest.parent
     make_folder_of(manifest)
@@ -222,11 +217,7 @@ class Artifact:
         return facts
 
     def facts_as(self, kind: type[F]) -> F:
-        """Return the facts as an instance of a class.
-
-        Raises:
-            ArtifactError: If a fact is missing or of another type, because an older version of the program wrote it.
-        """
+        """The facts as an instance of a class; ArtifactError if one is missing or of another version's type."""
         return _checked(kind, self.facts, f"{self.folder / 'manifest.json'}: facts")
 
     def spec_as(self, kind: type[F]) -> F:
@@ -287,11 +278,7 @@ class Artifact:
         return json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
 
     def _file(self, name: str) -> Path:
-        """Return the path of a file that the manifest lists.
-
-        Raises:
-            ArtifactError: If the manifest does not list it, because another version of the program made the artefact.
-        """
+        """The path of a file; ArtifactError if the manifest of another version of the program does not list it."""
         if not self.keeps(name):
             raise ArtifactError(
                 f"{self.folder / name}: not listed in the manifest, which another version of this program wrote; "

@@ -34,10 +34,7 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
     """Validate `default.yaml` with what Snakemake read laid over it: a study file and `--config` values, or nothing.
 
     A configuration that names its `study`, as every file does, has its own runs and matrices in place of the default's.
-    Any other one changes the default study.
-
-    Raises:
-        ConfigError: If a value is wrong; the message begins with the full path of the first one.
+    Any other one changes the default study. A ConfigError begins with the full path of the first wrong value.
     """
     base = read_yaml(default)
     hint = "" if "study" in config else _nearly_named(config, base)

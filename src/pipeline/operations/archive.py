@@ -28,7 +28,7 @@ from pipeline.errors import ArtifactError
 from pipeline.operations.outline import studies_beside
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
-from pipeline.runtime.provenance import git, provenance
+from pipeline.runtime.provenance import CODE, git, provenance
 
 CRATE = "ro-crate-metadata.json"
 # Parts of a checkout that is not under version control, such as an unpacked archive.
@@ -39,8 +39,6 @@ PARTS = (
 )  # fmt: skip
 # Missing files that an error names.
 MOST_NAMED = 5
-# New files in these folders are part of the study before they are committed.
-UNTRACKED = ("config", "profiles", "src", "workflow")
 
 
 def run(options: Namespace) -> None:
@@ -106,7 +104,7 @@ def code_files() -> list[Path]:
     here = Path.cwd()
     tracked = (git("ls-files", "-z", folder=here) or "").split("\0")
     if "Snakefile" in tracked:  # this folder is the top of a repository
-        new = git("ls-files", "-z", "--others", "--exclude-standard", "--", *UNTRACKED, folder=here) or ""
+        new = git("ls-files", "-z", "--others", "--exclude-standard", "--", *CODE, folder=here) or ""
         found = {Path(name) for name in [*tracked, *new.split("\0")] if name}
     else:
         tops = [Path(name) for name in PARTS]

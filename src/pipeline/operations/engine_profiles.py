@@ -257,7 +257,6 @@ def flops_of(kind: str, inputs: Sequence[Shape], output: Shape) -> float | None:
     """Count the FLOPs of a convolution's or a matrix product's definition, two for each multiply-add; None for others.
 
     Args:
-        kind: The engine's name for the operation.
         inputs: Shapes of the inputs: images or a matrix first, weights or another matrix second.
         output: Shape of the result; for images, the second dimension counts the output channels.
     """

@@ -90,7 +90,8 @@ def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequen
     yield f"On: {where}, Python {made.get('python')}"
     cost = made.get("cost") or {}
     if cost:
-        energy = [f"{cost[key]:.0f} J by {name}" for key, name in ENERGY.items() if key in cost]
+        parts = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
+        energy = [f"{cost[key]:.0f} J by {name}" for key, name in parts.items() if key in cost]
         spent = [
             duration(cost["seconds"]),
             f"{size(cost['peak_memory_bytes'])} at most in one process",
@@ -103,9 +104,6 @@ def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequen
         yield f"Spec: {json.dumps(manifest['spec'])[:300]}"
     n = len(manifest["files"])
     yield f"Files: altered or lost: {', '.join(bad)}" if bad else f"Files: {n}, all as they were written"
-
-
-ENERGY = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
 
 
 def reason_then(artefact: Path, folder: Path) -> str:

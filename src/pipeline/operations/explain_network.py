@@ -148,7 +148,8 @@ def _layers(rows: Sequence[Row]) -> list[Line]:
     return [
         Line(
             (
-                row.layer, row.kernel, _number(row.seconds_fp32, 1e6), _number(row.seconds_half, 1e6), _gain(row),
+                row.layer, row.kernel, _number(row.seconds_fp32, 1e6), _number(row.seconds_half, 1e6),
+                f"{row.seconds_fp32 / row.seconds_half:.2f}x" if row.seconds_fp32 and row.seconds_half else "",
                 _number(row.n_bytes, 1e-3), _number(row.flops, 1e-6), row.bound,
                 _error(row.error), row.reason,
             ),
@@ -157,10 +158,6 @@ def _layers(rows: Sequence[Row]) -> list[Line]:
         )
         for row in rows
     ]  # fmt: skip
-
-
-def _gain(row: Row) -> str:
-    return f"{row.seconds_fp32 / row.seconds_half:.2f}x" if row.seconds_fp32 and row.seconds_half else ""
 
 
 def _error(value: float | None) -> str:

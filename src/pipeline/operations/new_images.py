@@ -25,7 +25,10 @@ MOST_NAMES = 12
 def study_of_images(name: str, path: Path) -> str:
     """Look at the head of every image, count the images of each class, and write a study that trains on them."""
     test = path / "test" if (path / "test").is_dir() else path / "val"
-    files = {part: _files(folder) for part, folder in (("train", path / "train"), ("test", test))}
+    files = {
+        part: {name: files_in(folder / name) for name in classes_in(folder)} if folder.is_dir() else {}
+        for part, folder in (("train", path / "train"), ("test", test))
+    }
     n_train, n_test = (sum(map(len, files[part].values())) for part in PARTS)
     if len(files["train"]) < 2 or not n_train or not n_test:
         raise ConfigError(
@@ -106,10 +109,6 @@ def _study(name: str, told: list[str], dataset: Mapping[str, object], n_train: i
         train=n_train - validation,
         validation=validation,
     )
-
-
-def _files(folder: Path) -> dict[str, list[Path]]:
-    return {name: files_in(folder / name) for name in classes_in(folder)} if folder.is_dir() else {}
 
 
 def _head(file: Path) -> tuple[int, int, str]:

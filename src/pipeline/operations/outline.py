@@ -52,11 +52,7 @@ class Outline:
 
 
 def outline(config: Mapping[str, Any], default: Path, cache: Path) -> Outline:
-    """Validate a study as Snakemake read it, or read its outline from `cache` if it is there.
-
-    Raises:
-        ConfigError: If a value is wrong; the message begins with the full path of the first one.
-    """
+    """Validate a study as Snakemake read it, or read its outline from `cache`; a ConfigError names the wrong value."""
     kept = cache / f"{_key(config, default)}.json"
     with suppress(OSError, ValueError, TypeError):  # there is none, or only a part of one
         return Outline(**json.loads(kept.read_text(encoding="utf-8")))

@@ -54,8 +54,7 @@ NO_RASTER = "predict: a GeoTIFF needs a regular grid of rows and columns; set pr
 def require_readable(specs: Mapping[str, Mapping[str, Any]]) -> None:
     """Read a study's own files as its stages will, by its specs; the specs of a matrix must be given together.
 
-    Raises:
-        ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.
+    A ConfigError names the section of the study, the file, and the first mistake.
     """
     for path in specs:
         stage, _, name = path.partition("/")

@@ -35,6 +35,6 @@ def results_folder(path: Path) -> None:
 def is_small(name: str) -> bool:
     """Whether a file, or all files of a folder together, are small enough to be read; missing ones count nothing."""
     path = Path(name)
-    walked = os.walk(path, followlinks=True) if path.is_dir() else [(path.parent, [], [path.name])]
-    files = (Path(folder, file) for folder, _, names in walked for file in names)
-    return all(n <= READ_UP_TO for n in accumulate(file.stat().st_size for file in files if file.exists()))
+    below = (Path(folder, file) for folder, _, names in os.walk(path, followlinks=True) for file in names)
+    sizes = (file.stat().st_size for file in (below if path.is_dir() else [path]) if file.exists())
+    return all(total <= READ_UP_TO for total in accumulate(sizes))

@@ -82,7 +82,8 @@ def scheduled_run(study: StudyFile, options: Namespace) -> dict[str, str]:
     words += ["--keep", str(options.keep), *(["--cores", str(options.cores)] if options.cores else [])]
     if timer:
         # systemd has its own quotes, and both % and $ mean something in its files.
-        command = " ".join('"' + _escaped(word) + '"' for word in words)
+        escapes = str.maketrans({"\\": "\\\\", '"': '\\"', "%": "%%", "$": "$$"})
+        command = " ".join(f'"{word.translate(escapes)}"' for word in words)
         where = str(Path.cwd()).replace("%", "%%")
     else:
         # cron turns % into a line break wherever it stands, even in quotes.
@@ -90,10 +91,6 @@ def scheduled_run(study: StudyFile, options: Namespace) -> dict[str, str]:
             text.replace("%", r"\%") for text in (shlex.join(words), shlex.quote(str(Path.cwd())))
         )
     return {"STUDY": study.name, "FOLDER": where, "COMMAND": command, "TIME": time}
-
-
-def _escaped(word: str) -> str:
-    return word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
 
 
 def fill(template: str, entry: Mapping[str, str]) -> str:

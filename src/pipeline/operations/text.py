@@ -39,10 +39,7 @@ def size(n_bytes: float) -> str:
 
 
 def tell(line: str) -> None:
-    """Print a line to stderr, but never in the middle of a line that another thread is printing.
-
-    Snakemake's handlers write a log record and its line end in two steps.
-    """
+    """Print a line to stderr, but only between whole lines: Snakemake writes a record and its line end in two steps."""
     with ExitStack() as quiet:
         for handler in logging.getLogger("snakemake.logging").handlers:
             handler.acquire()

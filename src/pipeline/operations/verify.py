@@ -63,10 +63,7 @@ def compared(path: Path, sums: Mapping[str, str], results: Path) -> list[str]:
     """Compare the files of verified artefacts, by their checksums, with results that somebody computed again.
 
     Manifests, logs and reports are left out: they hold dates, so they always differ. A number is a wall time when its
-    name ends in "seconds"; this program names all wall times so.
-
-    Raises:
-        ArtifactError: If the two have no study in common.
+    name ends in "seconds"; this program names all wall times so. Without a common study it is an ArtifactError.
     """
     own_sums = verify_folder(results).sums
     own, wanted = _of_artefacts(own_sums), _of_artefacts(sums)

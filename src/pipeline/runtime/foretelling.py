@@ -92,8 +92,6 @@ def foretell(
         name: Name of the point set; it distinguishes surfaces from volumes.
         n: Number of unknowns: points, or triangles of a mesh.
         dimension: Number of coordinates. Beyond three, a hierarchical matrix is counted as dense.
-        tolerance, factor_tolerance: Tolerances of the matrix and of its factorization.
-        processes: Number of processes that share it.
         on_globe: Whether the points are longitudes and latitudes, which lie on a surface whatever their name.
         kriging: Whether the task is kriging, which holds a second matrix with its factorization, both at `tolerance`.
         fitted: Number of values that a fit uses, before the matrix is compressed.

@@ -41,10 +41,9 @@ class MpiCommunicator:
 
     @classmethod
     def of(cls, processes: int | None) -> "MpiCommunicator":
-        """Return the processes that were started together; there must be as many as were asked for.
+        """Return the processes that were started together; ConfigError unless there are as many as were asked for.
 
-        Raises:
-            ConfigError: If the launcher and MPI did not find each other; every process then runs as if alone.
+        If the launcher and MPI do not find each other, every process runs as if alone.
         """
         found = cls()
         if processes is not None and found.size != processes:
@@ -135,14 +134,9 @@ class MpiCommunicator:
 class NodeMemory:
     """Memory that all processes of one node read and write, with meetings between writing and reading.
 
-    All processes must open it together. Once open, it has no name, so nothing is left of it however the processes end;
-    MPI's own windows do not promise this.
-
-    Attributes:
-        pieces: Bytes, equally many for each process.
-
-    Raises:
-        OSError: If one process cannot open it; all of them raise it.
+    All processes must open it together; if one cannot, all raise OSError. Once open, it has no name, so nothing is left
+    of it however the processes end; MPI's own windows do not promise this. Each process has one of the `pieces`, which
+    have equally many bytes.
     """
 
     def __init__(self, mpi: MpiCommunicator, n_bytes: int) -> None:

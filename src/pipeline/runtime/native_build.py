@@ -10,11 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def check_built(root: Path = ROOT) -> None:
-    """Compare every built module with its sources, before anything is started.
-
-    Raises:
-        ConfigError: If a module was built from other sources, or if the installation names a file that is gone.
-    """
+    """Raise ConfigError if a module was built from other sources, or an installed file of another module is gone."""
     folders = _folders(root)
     if folders:
         _require_files()

@@ -54,10 +54,7 @@ def commits_between(old: str | None, new: str | None, most: int = 20) -> list[st
 
 
 def uncommitted(folder: Path = Path(__file__).parent) -> list[str]:
-    """The code files that are new or differ from their commit, by their paths in the checkout; none if git can't tell.
-
-    A new study in `config/` is left out: its content is in the spec of every artefact.
-    """
+    """The code files that are new or differ from their commit, by path in the checkout; none if git can't tell."""
     told = git(
         "status", "--porcelain", "--untracked-files=all", "-z", "--no-renames", "--",
         *(f":/{name}" for name in CODE), folder=folder,

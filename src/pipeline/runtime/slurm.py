@@ -45,8 +45,7 @@ def jobs_of(checkout: Path) -> list[str]:
 def jobs_named(names: str) -> list[str]:
     """The ids of this user's jobs in Slurm's queue with one of the names between commas; none without a name.
 
-    Raises:
-        PipelineError: If Slurm doesn't answer or isn't found here, so that the jobs are unknown.
+    It is a PipelineError if Slurm doesn't answer or isn't found here, so that the jobs are unknown.
     """
     if not names:
         return []

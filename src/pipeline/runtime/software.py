@@ -63,10 +63,7 @@ def check_code(stage: str, planned: str, root: Path = ROOT) -> str:
 
     Called when the stage is imported, so that the loaded code is compared. Snakemake records the digest that a job was
     planned with: a result of other code under that digest would never be made again. `planned` is empty for a stage
-    that is started by hand.
-
-    Raises:
-        ConfigError: If the code has changed since, or a native module was built from other sources.
+    that is started by hand. ConfigError if the code or a native module's sources have changed since.
     """
     check_loaded(root)
     here = code_digest(f"pipeline.stages.{stage}", root)

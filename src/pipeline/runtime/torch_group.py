@@ -127,11 +127,7 @@ def backend_for(device: torch.device, mpi: MpiCommunicator) -> str:
 
 @contextmanager
 def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communicator]:
-    """Open torch's process group among the processes of this launch, and close it; one process needs no network.
-
-    Raises:
-        ConfigError: If some processes compute on a GPU and others don't.
-    """
+    """Open torch's process group among the processes of this launch, and close it; one process needs no network."""
     if mpi.size == 1:
         yield Serial()
         return

@@ -44,7 +44,11 @@ def run(options: Namespace) -> None:
         elif isinstance(points, Places):
             facts = write_places(draft, points)
         elif isinstance(points, Generated):
-            facts = _generated(draft, points)
+            places = points.load()
+            draft.save_array("points", places.points, unit=places.units["points"])
+            facts = PointsFacts(
+                name=points.name, n=points.n, dimension=points.DIMENSION, description=places.description
+            )
         elif isinstance(points, OwnMesh):
             facts = _own_mesh(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
@@ -83,12 +87,6 @@ def write_places(draft: Draft, spec: Places) -> PointsFacts:
         crs="lonlat" if on_the_globe else "plane",
         description=places.description,
     )
-
-
-def _generated(draft: Draft, spec: Generated) -> PointsFacts:
-    places = spec.load()
-    draft.save_array("points", places.points, unit=places.units["points"])
-    return PointsFacts(name=spec.name, n=spec.n, dimension=spec.DIMENSION, description=places.description)
 
 
 def _own_mesh(draft: Draft, spec: OwnMesh) -> PointsFacts:

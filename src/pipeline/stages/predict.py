@@ -27,9 +27,9 @@ def run(options: Namespace) -> None:
                 f"{options.spec}: wanted the networks of {name}, found none; name their manifests"
             )
         methods[method] = _predicted(name, mine)
-        print(
-            f"{method}: batches from {_samples(methods[method].critical_batch)} lose, by the noise of {name}"
-        )
+        batch = methods[method].critical_batch
+        told = "no size that noise tells of" if batch is None else f"about {batch:.3g} samples"
+        print(f"{method}: batches from {told} lose, by the noise of {name}")
     with written(options, "critical_batch", spec) as draft:
         draft.facts = CriticalBatchFacts(methods=methods)
 
@@ -60,7 +60,3 @@ def _of_seed(network: Artifact, batch_size: int) -> SeedPrediction:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _samples(batch: float | None) -> str:
-    return "no size that noise tells of" if batch is None else f"about {batch:.3g} samples"

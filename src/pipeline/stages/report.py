@@ -22,16 +22,19 @@ def run(options: Namespace) -> list[Path]:
     """Write `index.html` and `metrics.json`; return the manifests that were read, whether they were named or found."""
     spec = read_spec(options.spec, ReportSpec)
     folder = options.output.parent.parent
-    missing = _missing(options.missing)
-    lost = {one.artefact for one in missing}
+    # The artefacts that the main process recorded as missing after jobs had failed.
+    noted = json.loads(options.missing.read_text(encoding="utf-8")) if options.missing else {}
+    missing = [Missing(artefact=artefact, reason=reason) for artefact, reason in noted.items()]
     manifests = options.artefacts or [
-        folder / path / "manifest.json" for path in spec.artefacts() if path not in lost
+        folder / path / "manifest.json" for path in spec.artefacts() if path not in noted
     ]
-    found = _by_kind(manifests)
+    found: dict[str, list[tuple[str, Artifact]]] = {}
+    for artifact in map(Artifact.open, manifests):
+        found.setdefault(artifact.manifest["kind"], []).append((artifact.folder.name, artifact))
     pages = {
         name: folder.parent / name / "report" / "manifest.json"
         for name in spec.beside
-        if f"{name}/report" not in lost
+        if f"{name}/report" not in noted
     }
     beside = {name: Artifact.open(page, "report").json_as("metrics", Metrics) for name, page in pages.items()}
     origin = provenance(options.code)
@@ -47,14 +50,6 @@ def run(options: Namespace) -> list[Path]:
         draft.save_json("metrics", alone.model_dump(mode="json", exclude=blocks))
     print(f"report: {options.output.parent / 'index.html'}")
     return [*manifests, *pages.values()]
-
-
-def _missing(file: Path | None) -> list[Missing]:
-    """Read which artefacts the main process recorded as missing after jobs had failed."""
-    if file is None:
-        return []
-    noted = json.loads(file.read_text(encoding="utf-8"))
-    return [Missing(artefact=artefact, reason=reason) for artefact, reason in noted.items()]
 
 
 def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> HistoryMetrics | None:
@@ -97,15 +92,6 @@ def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> 
         commits=list(since),
         respecified=respecified,
     )
-
-
-def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]:
-    """The study's artefacts with the names of their folders, by kind."""
-    found: dict[str, list[tuple[str, Artifact]]] = {}
-    for path in manifests:
-        artifact = Artifact.open(path)
-        found.setdefault(artifact.manifest["kind"], []).append((path.parent.name, artifact))
-    return found
 
 
 def _rules(folder: Path, artefacts: Iterable[Path]) -> list[RuleCost]:

@@ -27,7 +27,8 @@ def run(options: Namespace) -> None:
     with threadpool_limits(1):
         for n in spec.sizes:
             rows.append(measure(n, kernel, spec.tolerance))
-            print("scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1]), flush=True)
+            told = (f"{key} {value if isinstance(value, int) else f'{value:.3g}'}" for key, value in rows[-1])
+            print("scaling  " + "  ".join(told), flush=True)
     with written(options, "scaling", spec) as draft:
         draft.save_json("rows", rows)
         draft.facts = ScalingFacts(
@@ -59,7 +60,3 @@ def measure(n: int, kernel: kernels.Kernel, tolerance: float) -> ScalingRow:
 def _best(work: Callable[[], object]) -> float:
     """The shortest of a few runs, in seconds."""
     return min(timeit.repeat(work, number=1, repeat=REPEATS))
-
-
-def _short(value: float | int) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3g}"

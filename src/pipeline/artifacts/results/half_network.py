@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from pipeline.artifacts.results.facts import Facts, Number
+from pipeline.artifacts.results import Facts, Number
 
 Interval = tuple[float, float]
 
@@ -31,7 +31,6 @@ class HalfNetworkFacts(Facts):
     """A converted network.
 
     Attributes:
-        run: The training run, or the name of a user's own file.
         seed: Seed of the training; None for a file.
         n_saturated: Activations of the test samples that were too large for FP16.
         budget_points: Loss of accuracy that the conversion was allowed, in percentage points.

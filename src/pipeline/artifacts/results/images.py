@@ -1,6 +1,6 @@
 """Facts of a data set."""
 
-from pipeline.artifacts.results.facts import Facts
+from pipeline.artifacts.results import Facts
 
 
 class ImagesFacts(Facts):

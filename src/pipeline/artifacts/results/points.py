@@ -1,6 +1,6 @@
 """Facts of the points of a matrix."""
 
-from pipeline.artifacts.results.facts import Facts
+from pipeline.artifacts.results import Facts
 
 
 class PointsFacts(Facts):
@@ -8,8 +8,6 @@ class PointsFacts(Facts):
 
     Attributes:
         n: Number of unknowns: points, or triangles of a mesh.
-        dimension: Number of coordinates of a point.
-        description: One phrase that says what the points are.
         unit: Unit of the values, where there are any; of the first values where there are several.
         quantity: Name of the values, or of the first ones.
         quantities, units: Those of all values of a file.

@@ -2,16 +2,14 @@
 
 from pydantic import BaseModel, Field
 
-from pipeline.artifacts.results.facts import Facts, Number
+from pipeline.artifacts.results import Facts, Number
 
 
 class SolveCost(BaseModel):
     """Cost and accuracy of factorization and solve.
 
     Attributes:
-        relative_residual: Relative residual of the compressed matrix.
         exact_residual: Residual on sampled rows of the exact matrix; None for boundary elements (rows of integrals).
-        tolerance: Relative residual that was asked for.
         logdet: Logarithm of the determinant, from a Cholesky factorization; None for a low-rank matrix.
         dense_seconds: Estimate from one block: time to evaluate, factorize and solve the dense matrix on one process.
     """
@@ -44,7 +42,6 @@ class KrigingResult(BaseModel):
         rmse_left_out: RMSE of the training values, each predicted from all others.
         std_relative_error: Relative standard error of the standard deviations of the map.
         predictions: File of the predictions that the study asked for, beside the solution.
-        others: Results of the other values, where there are several.
     """
 
     rmse: Number
@@ -78,8 +75,6 @@ class ScatteringResult(BaseModel):
     """The wave that a surface scatters, in the unit of its mesh.
 
     Attributes:
-        wavenumber: 2 pi over the wavelength.
-        condition: "soft" or "hard".
         triangles_per_wavelength: The wavelength over the longest edge.
         forward: |f| straight on, where the scattered wave is f exp(i k r)/r far away.
         backward: |f| back to where the wave came from.

@@ -10,7 +10,6 @@ class ProcessWork(BaseModel):
         n_bytes: Bytes of blocks, bases and factors.
         peak_memory_bytes: Most memory that the process held, including the program itself.
         foretold_bytes: The same, predicted from the number of points, the tolerance and the dimension.
-        seconds: Wall-clock seconds of the work.
         waiting_seconds: Part of these seconds in which the process waited for others.
         messages, sent_bytes: Messages to other processes, and their bytes.
     """
@@ -30,10 +29,8 @@ class LevelWork(BaseModel):
     """One process on one level.
 
     Attributes:
-        boxes: Number of the level's boxes that belong to the process.
         n_bytes: Bytes that the process holds of the level.
         flops: Operations of one product with a compressed matrix, or of the factorization.
-        seconds: Wall-clock seconds of the level.
         waiting_seconds, messages, sent_bytes: As in `ProcessWork`, for the exchange of this level alone.
     """
 

@@ -16,8 +16,7 @@ MOST_IN_MEMORY = 2**30
 def read_images(dataset: Artifact, part: str, n: int | None = None) -> tuple[Tensor, Tensor]:
     """Read the first `n` images of a part of a data set, or all, normalized by mean and deviation of the training part.
 
-    Returns:
-        Images of shape (n, channels, height, width), float32, and labels of shape (n,), int64.
+    They have the shape (n, channels, height, width), float32, and their labels the shape (n,), int64.
     """
     return _mapped(dataset, part, torch.device("cpu"), n)[:], dataset.tensor(f"{part}_labels", n)
 
