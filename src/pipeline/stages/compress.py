@@ -73,6 +73,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     relative_error = operator.error_estimate()
     levels, (blocks, left_out) = operator.level_table(), operator.shown_blocks()
     work = work_of_compression(matrices.values(), seconds, foretold.compress_bytes, communicator)
+    numbers = operator.factor if isinstance(operator, DistributedLowRank) else operator.form.near.inner.values
     # The dense alternative has a row per unknown. For boundary elements the compressed matrix is larger: the kernel
     # between their quadrature points.
     n = points.facts_as(PointsFacts).n
@@ -93,7 +94,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             n_bytes=work.n_bytes,
             dense_bytes=(16 if covariance.kernel.is_complex else 8) * n**2,
             symmetric=not isinstance(operator, DistributedLowRank) and operator.form.mirrored,
-            precision=_precision(operator),
+            precision=str(numbers.dtype),
             tolerance=spec.compress.tolerance,
             relative_error=relative_error,
             missed=relative_error > 2 * spec.compress.tolerance,
@@ -164,12 +165,6 @@ def _matrices(
     far = h2(own.points, progress=progress)
     centers = h2(own.centroids, diagonal=near_field.safe_diagonal, tolerance=max(tolerance, 1e-4))
     return {"operator": far, "preconditioner": centers}, (near_field, own)
-
-
-def _precision(matrix: CompressedMatrix) -> str:
-    return str(
-        (matrix.factor if isinstance(matrix, DistributedLowRank) else matrix.form.near.inner.values).dtype
-    )
 
 
 def _everybodys_covariance(
