@@ -21,10 +21,14 @@ from pipeline.operations.main_process import (
 from pipeline.operations.outline import OUTLINES, outline, studies_beside
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unfinished import clear_page, leave_page, tell_how_to_get_the_page
-from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
 from pipeline.runtime.foretelling import NodeLimits, foretold_job
-from pipeline.runtime.snakemake_patches import check_versions, leave_outputs_marked, name_code_changes
+from pipeline.runtime.snakemake_patches import (
+    check_versions,
+    leave_outputs_marked,
+    name_code_changes,
+    refuse_unsupported,
+)
 
 if workflow.is_main_process:
     heed_signals_while_planning()

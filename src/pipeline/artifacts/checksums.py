@@ -28,11 +28,7 @@ UNREADABLE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZM
 
 @dataclass(frozen=True)
 class VerifiedFiles:
-    """The files that were checked, with a line for each that is not as it was written.
-
-    Attributes:
-        sums: The checksum found for every file, by its name below the folder.
-    """
+    """The files that were checked, their checksums by name below the folder, and a line for each that was altered."""
 
     n_files: int
     n_bytes: int

@@ -115,8 +115,7 @@ class HeldLock:
 def hold(checkout: Path, name: str = "main") -> Iterator[HeldLock]:
     """Hold a lock of a checkout while the block runs; locks of different names don't exclude each other.
 
-    Raises:
-        LockedError: If the lock can't be taken; the message names who holds it, or the reason.
+    A LockedError names who holds it, or why it can't be taken.
     """
     path = lock_file(checkout, name)
     with _explained(path):

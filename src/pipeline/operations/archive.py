@@ -161,14 +161,6 @@ def describe(
 ) -> dict[str, Any]:
     """Return the RO-Crate description: the files, every artefact, and the action that made it."""
     config = study.path.as_posix() if study.path.as_posix() in files else f"config/{study.path.name}"
-    workflow = {
-        "@id": "Snakefile",
-        "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
-        "name": "Parsimony",
-        "programmingLanguage": {"@id": "https://snakemake.github.io"},
-        "version": made["commit"],
-        "input": {"@id": config},
-    }
     graph: list[dict[str, Any]] = [
         {
             "@id": CRATE,
@@ -187,7 +179,14 @@ def describe(
             "hasPart": [{"@id": name} for name in files],
             "mentions": [{"@id": f"#{path.parent.as_posix()}"} for path in manifests],
         },
-        workflow,
+        {
+            "@id": "Snakefile",
+            "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+            "name": "Parsimony",
+            "programmingLanguage": {"@id": "https://snakemake.github.io"},
+            "version": made["commit"],
+            "input": {"@id": config},
+        },
         {"@id": "https://snakemake.github.io", "@type": "ComputerLanguage", "name": "Snakemake"},
         *map(_action, manifests),
     ]

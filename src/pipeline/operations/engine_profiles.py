@@ -79,10 +79,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Explained:
-    """The layers of a network on one engine.
-
-    The error is that of the answers in half precision, relative to float64; None where float64 has no answers.
-    """
+    """The layers of a network on one engine, and its answers' error relative to float64, where that has answers."""
 
     rows: Sequence[Row]
     error: float | None = None

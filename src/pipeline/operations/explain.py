@@ -175,9 +175,8 @@ def _now(
     yield f"Now: it would be made again: {'; '.join(own) or 'an input would be'}"
     before = [f"{rule} ({reason})" for output, rule, reason in planned if str(target) not in output]
     if before:
-        yield f"Before it: {'; '.join(before[:8])}" + (
-            f" and {len(before) - 8} more" if len(before) > 8 else ""
-        )
+        more = f" and {len(before) - 8} more" if len(before) > 8 else ""
+        yield f"Before it: {'; '.join(before[:8])}{more}"
 
 
 def plan(study: Path, target: Path) -> list[tuple[str, str, str]]:

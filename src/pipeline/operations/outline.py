@@ -105,8 +105,7 @@ def _made(config: Mapping[str, Any], default: Path) -> Outline:
 def studies_beside(files: Mapping[str, str], default: Path, cache: Path = OUTLINES) -> dict[str, Outline]:
     """Return the outlines of the studies beside another one, by their names, from the file of each.
 
-    Raises:
-        ConfigError: If a file is missing or wrong, or holds a study that can't stand beside another one.
+    A file that is missing or wrong, or holds a study that can't stand beside another one, is a ConfigError.
     """
     found = {}
     for name, file in files.items():

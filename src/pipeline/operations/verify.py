@@ -49,8 +49,7 @@ def run(options: Namespace) -> int:
         )
     print(
         f"verified {path}: {counted(verdict.n_files, 'file')}, {size(verdict.n_bytes)}, "
-        f"{counted(verdict.n_artefacts, 'artefact')}, "
-        "all as they were written"
+        f"{counted(verdict.n_artefacts, 'artefact')}, all as they were written"
     )
     if options.against is not None:
         print("\n".join(compared(path, verdict.sums, options.against)))

@@ -35,10 +35,8 @@ class Counters:
     def since(self, earlier: "Counters") -> dict[str, float]:
         """Joules spent since `earlier`, by kind: "package_joules", "gpu_joules"; uncounted kinds are left out."""
         spent: dict[str, float] = {}
-        for name, value in self.joules.items():
-            if name not in earlier.joules:
-                continue
-            difference = value - earlier.joules[name]
+        for name in (name for name in self.joules if name in earlier.joules):
+            difference = self.joules[name] - earlier.joules[name]
             if difference < 0:
                 difference += self.wrap.get(name, 0.0)
             kind = "gpu_joules" if name.startswith("gpu") else "package_joules"

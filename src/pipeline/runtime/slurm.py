@@ -60,11 +60,9 @@ def jobs_named(names: str) -> list[str]:
 def cancel_jobs_of(killed: Holder) -> list[str]:
     """End the jobs that a killed main process left, and wait until they are gone; return their ids.
 
-    A training first writes a checkpoint, and continues from it when it is started again.
-
-    Raises:
-        PipelineError: If the jobs don't end, or if the main process ran on another machine. It may still be alive
-            there, because a file system may keep its locks to one machine.
+    A training first writes a checkpoint, and continues from it when it is started again. It is a PipelineError if the
+    jobs don't end, or if the main process ran on another machine: it may still be alive there, because a file system
+    may keep its locks to one machine.
     """
     jobs = jobs_named(killed.jobs)
     if jobs and killed.host != socket.gethostname():

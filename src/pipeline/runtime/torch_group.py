@@ -52,8 +52,7 @@ TIMEOUT = timedelta(minutes=10)
 def local_address(other_nodes: Sequence[str]) -> str:
     """Return the address at which other nodes of the job reach this node; without other nodes, only this machine can.
 
-    Raises:
-        ConfigError: If the interface that `PARSIMONY_INTERFACE` names has no address, or no route leads to the nodes.
+    It is a ConfigError if the interface in `PARSIMONY_INTERFACE` has no address, or no route leads to the nodes.
     """
     wanted = os.environ.get(INTERFACE)
     if wanted:

@@ -19,11 +19,7 @@ class SeedPrediction(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The prediction from the runs of one method.
-
-    Attributes:
-        critical_batch: Geometric mean over the seeds, in samples.
-    """
+    """The prediction from the runs of one method: the geometric mean over their seeds, in samples."""
 
     run: str
     batch_size: int
