@@ -45,11 +45,12 @@ def run(options: Namespace) -> None:
     if not source.exists():
         raise ConfigError(f"{source}: there is no such file or folder; paths start at {Path.cwd()}")
     ending = source.suffix.lower()
+    writer = WRITERS.get(ending)
     if source.is_dir():
         writer = study_of_set if holds_idx_files(source) else study_of_images
-    elif ending in WRITERS:
-        writer = study_of_set if ending == ".npz" and holds_images(source) else WRITERS[ending]
-    else:
+    elif ending == ".npz" and holds_images(source):
+        writer = study_of_set
+    if writer is None:
         raise ConfigError(
             f"{source}: wanted a folder of images or a file that ends in {', '.join(WRITERS)}; write it as one of these"
         )
