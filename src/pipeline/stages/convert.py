@@ -77,7 +77,7 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
         raise ConfigError(f"{source.labelled_by}: {failure}") from failure
     images, test_labels = source.test
     with torch.no_grad():
-        before = torch.cat([source.module(part) for part in images.split(AT_ONCE)])
+        before = torch.cat([source.module(part) for part in torch.split(images, AT_ONCE)])
     # By the project's own routines: their sums don't depend on the number of threads, so all machines agree bit by bit.
     calibration_logits = network.float_twin()(samples)
     n_before = network.n_saturated  # so far the converter has run only the calibration set
