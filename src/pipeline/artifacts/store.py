@@ -167,14 +167,9 @@ class Artifact:
         """Read a manifest and verify every file that it lists.
 
         The workflow waits only for a manifest. On a shared file system the files beside it may appear later, so a file
-        that is missing or has another size is looked for again, up to a minute.
-
-        Args:
-            kind: What the artefact must be; empty takes any.
-            contents: Whether to compute checksums. Of several processes that read the same artefact, one does.
-
-        Raises:
-            ArtifactError: If the artefact is missing, of another kind or version, or a file of it was altered or lost.
+        that is missing or has another size is looked for again, up to a minute. An empty `kind` takes any. Of several
+        processes that read the same artefact, one computes the checksums of its `contents`. It is an ArtifactError if
+        the artefact is missing, of another kind or version, or a file of it was altered or lost.
         """
         again = "delete its manifest and run snakemake again"
         try:

@@ -124,7 +124,6 @@ class FilePoints(PointsSection):
 
     @property
     def part_held_out(self) -> float:
-        """The part of the points that is held out."""
         return (0.0 if self.value is None else 0.1) if self.held_out is None else self.held_out
 
 

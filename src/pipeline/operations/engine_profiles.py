@@ -253,9 +253,8 @@ ENGINES = {"ours": ours, "onnxruntime": onnxruntime, "openvino": openvino}
 def flops_of(kind: str, inputs: Sequence[Shape], output: Shape) -> float | None:
     """Count the FLOPs of a convolution's or a matrix product's definition, two for each multiply-add; None for others.
 
-    Args:
-        inputs: Shapes of the inputs: images or a matrix first, weights or another matrix second.
-        output: Shape of the result; for images, the second dimension counts the output channels.
+    Inputs are shapes: images or a matrix first, weights or another matrix second. In an output of images, the second
+    dimension counts the output channels.
     """
     if len(inputs) < 2:
         return None

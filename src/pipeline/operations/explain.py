@@ -68,7 +68,6 @@ def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
 
 
 def damaged(artefact: Path, files: Mapping[str, Any]) -> list[str]:
-    """Return the files of a manifest that were altered or lost."""
     return [
         name
         for name, listed in files.items()
@@ -124,7 +123,6 @@ def reason_then(artefact: Path, folder: Path) -> str:
 
 
 def difference(before: HistoryEntry, now: HistoryEntry) -> str:
-    """Tell what differs between two runs of an artefact."""
     since = f"since the run of {before.date.replace('T', ' ')[:16]} UTC"
     parts = []
     if before.code != now.code:

@@ -14,8 +14,6 @@ from pipeline.runtime.mpi import MpiCommunicator
 
 @dataclass(frozen=True)
 class Member:
-    """A process of a group."""
-
     rank: int
     host: str
     pid: int

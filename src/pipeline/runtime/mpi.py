@@ -41,10 +41,7 @@ class MpiCommunicator:
 
     @classmethod
     def of(cls, processes: int | None) -> "MpiCommunicator":
-        """Return the processes that were started together; ConfigError unless there are as many as were asked for.
-
-        If the launcher and MPI do not find each other, every process runs as if alone.
-        """
+        """Return the processes that were started together; ConfigError unless there are as many as were asked for."""
         found = cls()
         if processes is not None and found.size != processes:
             raise ConfigError(

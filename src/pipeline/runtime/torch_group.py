@@ -78,7 +78,6 @@ def local_address(other_nodes: Sequence[str]) -> str:
 
 
 def interface_of(address: str) -> str | None:
-    """The name of the interface that has an address."""
     known = psutil.net_if_addrs().items()
     return next((str(name) for name, own in known if any(entry.address == address for entry in own)), None)
 

@@ -36,8 +36,6 @@ SMALLEST_NUGGET = 1e-3  # in a fit, relative to the values' variance: it bounds 
 
 @dataclass(frozen=True)
 class KernelWithNugget:
-    """A kernel with its nugget."""
-
     kernel: kernels.Kernel
     nugget: float = 0.0
     nugget_at_bound: bool = False

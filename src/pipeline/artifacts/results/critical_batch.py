@@ -6,11 +6,9 @@ from pipeline.artifacts.results import Facts, Number
 
 
 class SeedPrediction(BaseModel):
-    """The prediction from one seed of a run with small batches.
+    """The prediction from one seed of a run with small batches, and the noise scales of its epochs.
 
-    Attributes:
-        noise_scales: Noise scale of each epoch, in samples; None where noise hides the gradient.
-        critical_batch: The prediction, in samples; None where noise hid the gradient throughout.
+    All are numbers of samples, and None where noise hides the gradient.
     """
 
     seed: int

@@ -58,11 +58,9 @@ class Verified(BaseModel):
 
 
 class TimingsFacts(Facts):
-    """A converted network timed layer by layer.
+    """A converted network timed layer by layer; all figures are those of the plans, by batch size.
 
-    Attributes:
-        verification: Errors of the plans on the samples that they were chosen with, by batch size.
-        accuracy: Accuracy of the plans on test samples with known classes, by batch size.
+    Plans are verified on the samples that they were chosen with; accuracy is that on test samples with known classes.
     """
 
     run: str

@@ -128,9 +128,7 @@ class LogdetResult(BaseModel):
 class SampleResult(BaseModel):
     """Draws from the normal distribution whose covariance is the matrix.
 
-    Attributes:
-        mean_square: Mean of the squares of all drawn numbers.
-        variance: Expected value of `mean_square`: the mean of the matrix's diagonal.
+    The mean of all squares has the expected value `variance`, the mean of the matrix's diagonal.
     """
 
     n_samples: int

@@ -41,12 +41,7 @@ class Trial(BaseModel):
 
 
 class TuningFacts(Facts):
-    """The trials of one training run.
-
-    Attributes:
-        chosen: Number of the best trial, from 0.
-        seed: Seed of all trials; further seeds are the numbers after it.
-    """
+    """The trials of one training run: `chosen` is the best one's number, from 0, and further seeds follow on `seed`."""
 
     run: str
     seed: int

@@ -26,12 +26,10 @@ class ProcessWork(BaseModel):
 
 
 class LevelWork(BaseModel):
-    """One process on one level.
+    """One process on one level; it waits, sends and receives for this level alone.
 
-    Attributes:
-        n_bytes: Bytes that the process holds of the level.
-        flops: Operations of one product with a compressed matrix, or of the factorization.
-        waiting_seconds, messages, sent_bytes: As in `ProcessWork`, for the exchange of this level alone.
+    Bytes are those that the process holds of the level. Operations are those of one product with a compressed matrix,
+    or of the factorization.
     """
 
     process: int

@@ -150,14 +150,10 @@ class _Trained(BaseModel):
 
 
 class _Timed(BaseModel):
-    """The part of the spec of timed layers that the page shows."""
-
     modes: list[str]
 
 
 class _Task(BaseModel):
-    """The part of a matrix's spec that the page shows."""
-
     task: str
 
 

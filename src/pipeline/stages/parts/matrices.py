@@ -96,10 +96,8 @@ class DividedProduct(Protocol):
 class DividedSystem:
     """This process's rows of a system of equations.
 
-    Attributes:
-        operator: The matrix to solve with, to the study's tolerance.
-        preconditioner: The compressed matrix that is factorized.
-        right_hand_side: Own rows, shape (own,) or (own, m).
+    `operator` is the matrix to solve with, to the study's tolerance; `preconditioner` is the compressed matrix that is
+    factorized. Own rows of the right-hand side have the shape (own,) or (own, m).
     """
 
     operator: DividedProduct

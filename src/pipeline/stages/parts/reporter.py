@@ -54,7 +54,6 @@ class Reporter:
             print(f"{self.label}: K-FAC leaves these gradients as they are: {', '.join(not_preconditioned)}")
 
     def on_step(self, step: int, n_steps: int, loss: float) -> None:
-        """Print a progress line now and then."""
         if self.speaks:
             self.progress.update(step, f"loss {loss:.3f}")
 

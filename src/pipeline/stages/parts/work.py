@@ -33,7 +33,6 @@ class WorkOfProcesses:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that all processes hold."""
         return sum(process.n_bytes for process in self.processes)
 
     @property
