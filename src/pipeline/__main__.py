@@ -16,9 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.dates import date_after
-from pipeline.artifacts.disk import make_folder_of
-from pipeline.artifacts.patience import Patience
+from pipeline.artifacts.disk import Patience, date_after, make_folder_of
 from pipeline.errors import ArtifactError, Interrupted, PipelineError, ProcessLostError
 from pipeline.operations.commands import COMMANDS, add_commands
 from pipeline.runtime.slurm import queue_again

@@ -147,7 +147,7 @@ class LogHandler(LogHandlerBase):
 
             self._say(started(progress, told["jobid"]))
         elif progress.study != known:
-            from pipeline.operations.live.remaining import past_seconds
+            from pipeline.operations.live.state import past_seconds
 
             for study in progress.studies:
                 self.view.past |= past_seconds(Path("results") / "history" / f"{study}.json")

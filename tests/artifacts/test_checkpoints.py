@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.artifacts import patience
+from pipeline.artifacts import disk
 from pipeline.artifacts.checkpoints import CheckpointFolder
 
 
@@ -43,7 +43,7 @@ def test_a_kill_while_writing_leaves_the_former_checkpoint(checkpoint, monkeypat
 
 
 def test_a_damaged_checkpoint_counts_as_none(checkpoint, monkeypatch):
-    monkeypatch.setattr(patience, "SECONDS", 0.01)
+    monkeypatch.setattr(disk, "SECONDS_TO_APPEAR", 0.01)
     checkpoint.save({"w": torch.zeros(2)}, {"step": 1})
     file = checkpoint.folder / "a.safetensors"
     for damaged in (b"garbage", b"x" * file.stat().st_size):
@@ -57,7 +57,7 @@ def test_tensors_that_appear_after_their_head_are_waited_for(checkpoint, monkeyp
     checkpoint.save({"w": torch.ones(2)}, {"step": 1})
     file = checkpoint.folder / "a.safetensors"
     late = file.rename(file.with_name("late"))
-    monkeypatch.setattr(patience.Patience, "pause", lambda _self: late.rename(file))
+    monkeypatch.setattr(disk.Patience, "pause", lambda _self: late.rename(file))
     tensors, _ = checkpoint.load()
     assert tensors["w"].tolist() == [1, 1]
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.artifacts.figures import figures_of
+from pipeline.artifacts.entry import figures_of
 from pipeline.artifacts.history import (
     database_of,
     manifests_of,

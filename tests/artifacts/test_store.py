@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.artifacts import patience, store
+from pipeline.artifacts import disk, store
 from pipeline.artifacts.store import Artifact, create
 from pipeline.errors import ArtifactError
 
@@ -44,7 +44,7 @@ def test_what_was_written_is_read_back(manifest):
 
 @pytest.mark.parametrize("name", ["x.npy", "w.safetensors", "t.csv", "j.json", "nested/f.txt"])
 def test_an_altered_or_lost_file_is_refused_by_name(manifest, name, monkeypatch):
-    monkeypatch.setattr(patience, "SECONDS", 0.01)
+    monkeypatch.setattr(disk, "SECONDS_TO_APPEAR", 0.01)
     write(manifest)
     file = manifest.parent / name
     content = bytearray(file.read_bytes())
@@ -73,7 +73,7 @@ def test_a_file_that_appears_after_its_manifest_is_waited_for(manifest, monkeypa
     whole = file.read_bytes()
     file.unlink()
     shown = [whole[:10], whole]  # a part of it first
-    monkeypatch.setattr(patience.Patience, "pause", lambda _self: file.write_bytes(shown.pop(0)))
+    monkeypatch.setattr(disk.Patience, "pause", lambda _self: file.write_bytes(shown.pop(0)))
     np.testing.assert_array_equal(Artifact.open(manifest, "thing").array("x"), np.ones(3))
 
 

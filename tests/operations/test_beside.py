@@ -5,7 +5,7 @@ import yaml
 
 from pipeline.config.loading import load_study
 from pipeline.errors import ConfigError
-from pipeline.operations.beside import studies_beside
+from pipeline.operations.outline import studies_beside
 
 DEFAULT = Path(__file__).resolve().parents[2] / "config" / "default.yaml"
 RUNS = {"plain": {"optimizer": {"name": "sgd", "lr": 0.05}, "batch_size": 32, "epochs": 1}}

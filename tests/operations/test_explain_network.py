@@ -18,8 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.__main__ import main
 from pipeline.errors import ConfigError
 from pipeline.operations import engine_profiles
-from pipeline.operations.engine_profiles import Explained, Row
-from pipeline.operations.engine_work import Ran, bounds, flops_of
+from pipeline.operations.engine_profiles import Explained, Ran, Row, bounds, flops_of
 from pipeline.operations.explain_network import ENGINE_HEADINGS, HEADINGS, page, run, summary
 from pipeline.precision.roofline import TYPICAL_ROOFS
 

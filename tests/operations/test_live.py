@@ -16,8 +16,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import MockOutputSettings
 
 from pipeline.operations.live import lines, state
-from pipeline.operations.live.remaining import past_seconds, seconds_left
-from pipeline.operations.live.state import JobProgress, Phase
+from pipeline.operations.live.state import JobProgress, Phase, past_seconds, seconds_left
 from pipeline.operations.live.tail import last_lines, newest, refusal
 from pipeline.operations.live.view import draw
 from snakemake_logger_plugin_parsimony import SCREEN, LogHandler

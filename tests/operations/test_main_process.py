@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.artifacts.lock import hold, killed_holder, lock_file
 from pipeline.operations import main_process
-from pipeline.operations.kept_outline import outline
+from pipeline.operations.outline import outline
 
 
 @pytest.fixture

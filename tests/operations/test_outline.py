@@ -11,7 +11,7 @@ from pipeline.config.loading import load_study
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import ConfigError
-from pipeline.operations.kept_outline import KEPT, outline
+from pipeline.operations.outline import KEPT, outline
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT = ROOT / "config" / "default.yaml"

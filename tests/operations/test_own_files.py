@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from pipeline.__main__ import main
 from pipeline.data.meshes import sphere_mesh
-from pipeline.operations import sizes
+from pipeline.operations import paths
 
 SOLVE = {
     "points": {"name": "uniform_square", "n": 50},
@@ -127,7 +127,7 @@ def test_vectors_have_a_row_for_every_point_that_is_not_held_out(check):
 
 @pytest.mark.parametrize("ending", [".npy", ".npz", ".parquet", ".nc"])
 def test_rows_of_a_large_file_are_known_from_its_head(check, monkeypatch, ending):
-    monkeypatch.setattr(sizes, "READ_UP_TO", 10)
+    monkeypatch.setattr(paths, "READ_UP_TO", 10)
     rows = np.random.default_rng(0).random((100, 2))
     path, names = Path(f"large{ending}"), ["x", "y"]
     if ending == ".npy":

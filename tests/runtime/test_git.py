@@ -2,8 +2,8 @@ import subprocess
 
 import pytest
 
-from pipeline.runtime import git as module
-from pipeline.runtime.git import commits_between, is_dirty, uncommitted
+from pipeline.runtime import provenance as module
+from pipeline.runtime.provenance import commits_between, is_dirty, uncommitted
 
 
 def test_new_and_changed_files_of_the_code_are_named_and_others_are_not(tmp_path):
@@ -34,7 +34,7 @@ def repository(tmp_path, monkeypatch):
     for number in range(3):
         git("commit", "-q", "--allow-empty", "-m", f"number {number}")
         commits.append(git("rev-parse", "HEAD"))
-    monkeypatch.setattr(module, "_git", lambda *words: git(*words))
+    monkeypatch.setattr(module, "git", lambda *words: git(*words))
     return commits
 
 
@@ -66,8 +66,8 @@ def test_a_new_file_of_the_code_makes_a_checkout_dirty(repository, tmp_path, nam
 def test_a_changed_study_makes_a_checkout_dirty(repository, tmp_path):
     (tmp_path / "config").mkdir()
     (tmp_path / "config/old.yaml").write_text("")
-    module._git("add", "config")
-    module._git("commit", "-q", "-m", "a study")
+    module.git("add", "config")
+    module.git("commit", "-q", "-m", "a study")
     assert is_dirty() is False
     (tmp_path / "config/old.yaml").write_text("study: old")
     assert is_dirty() is True

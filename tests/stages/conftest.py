@@ -14,7 +14,7 @@ from pipeline.config.loading import validate
 from pipeline.config.specs import specs
 from pipeline.precision import attained, measure_attained, measure_roofs
 from pipeline.precision.roofline import TYPICAL
-from pipeline.runtime.git import commit, is_dirty
+from pipeline.runtime.provenance import commit, is_dirty
 
 STUDY = {
     "study": "stages",

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.__main__ import main
-from pipeline.artifacts import patience
+from pipeline.artifacts import disk
 from pipeline.artifacts.results.network import NetworkFacts
 from pipeline.artifacts.store import Artifact
 from pipeline.errors import ArtifactError, ConvergenceError, DivergenceError
@@ -163,10 +163,10 @@ def test_processes_that_see_different_checkpoints_look_again_together(monkeypatc
             2, lambda comm: agreed_checkpoint(Late(looks[comm.rank]), torch.device("cpu"), comm)
         )
 
-    monkeypatch.setattr(patience.Patience, "pause", lambda _self: None)
+    monkeypatch.setattr(disk.Patience, "pause", lambda _self: None)
     assert [state.step for state in agreed([0, 3])] == [7, 7]
     assert agreed([99, 99]) == [None, None]
-    monkeypatch.setattr(patience, "SECONDS", 0.0)
+    monkeypatch.setattr(disk, "SECONDS_TO_APPEAR", 0.0)
     with pytest.raises(ArtifactError, match=r"different checkpoints \(steps \[-1, 7\]\), 0 s later too"):
         agreed([0, 3])
 

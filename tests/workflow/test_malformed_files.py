@@ -26,7 +26,7 @@ def test_a_malformed_file_is_refused_before_jobs_begin_and_leaves_nothing(place)
 
 
 def test_a_file_that_is_too_large_to_be_read_beforehand_is_refused_by_the_job_that_reads_it(place):
-    source = place.folder / "src/pipeline/operations/sizes.py"
+    source = place.folder / "src/pipeline/operations/paths.py"
     text = source.read_text()
     source.write_text(text.replace("READ_UP_TO = 64_000_000", "READ_UP_TO = 0"))
     assert source.read_text() != text

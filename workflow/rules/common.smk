@@ -8,7 +8,6 @@ from pkgutil import iter_modules
 from pipeline import stages
 from pipeline.config.yaml_files import read_study_file
 from pipeline.errors import PipelineError
-from pipeline.operations.beside import studies_beside
 from pipeline.operations.inputs import digest_of_named_files
 from pipeline.operations.main_process import (
     at_work,
@@ -19,13 +18,17 @@ from pipeline.operations.main_process import (
     look_back,
     was_interrupted,
 )
-from pipeline.operations.kept_outline import OUTLINES, outline
+from pipeline.operations.outline import OUTLINES, outline, studies_beside
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unfinished import clear_page, leave_page, tell_how_to_get_the_page
-from pipeline.operations.unsupported import refuse_unsupported
 from pipeline.runtime.code_digest import code_digest as digest
 from pipeline.runtime.foretelling import NodeLimits, foretold_job
-from pipeline.runtime.snakemake_patches import check_versions, leave_outputs_marked, name_code_changes
+from pipeline.runtime.snakemake_patches import (
+    check_versions,
+    leave_outputs_marked,
+    name_code_changes,
+    refuse_unsupported,
+)
 
 if workflow.is_main_process:
     heed_signals_while_planning()

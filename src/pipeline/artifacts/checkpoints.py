@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts.disk import errors_of_the_disk, flush, sha256_of, share, write_atomically
+from pipeline.artifacts.disk import Patience, errors_of_the_disk, flush, sha256_of, share, write_atomically
 from pipeline.artifacts.lock import NO_LOCKS
-from pipeline.artifacts.patience import Patience
 
 if TYPE_CHECKING:
     from filelock import FileLock

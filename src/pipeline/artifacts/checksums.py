@@ -28,11 +28,7 @@ UNREADABLE = (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZM
 
 @dataclass(frozen=True)
 class VerifiedFiles:
-    """The files that were checked, with a line for each that is not as it was written.
-
-    Attributes:
-        sums: The checksum found for every file, by its name below the folder.
-    """
+    """The files that were checked, their checksums by name below the folder, and a line for each that was altered."""
 
     n_files: int
     n_bytes: int
@@ -48,11 +44,7 @@ def is_safe(name: str) -> bool:
 
 
 def write_list(sums: Mapping[str, str]) -> str:
-    """A list of names and checksums.
-
-    Raises:
-        ArtifactError: If a name holds a line break, for which the list's format has no place.
-    """
+    """A list of names and checksums; ArtifactError for a line break in a name, for which the format has no place."""
     for name in sums:
         if "\n" in name or "\r" in name:
             raise ArtifactError(f"{name!r}: a line break in a file's name; rename it")
@@ -60,11 +52,7 @@ def write_list(sums: Mapping[str, str]) -> str:
 
 
 def read_list(text: str, where: str) -> dict[str, str]:
-    """Names and checksums of a list.
-
-    Raises:
-        ArtifactError: If a line is not such a pair, or a name leads out of the folder.
-    """
+    """Names and checksums of a list; ArtifactError if a line is no such pair, or a name leads out of the folder."""
     sums = {}
     for line in text.splitlines():
         checksum, _, name = line.partition("  ")
@@ -146,11 +134,7 @@ def contents(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open an archive.
-
-    Raises:
-        ArtifactError: If the file is no archive, or turns out to be cut off or damaged while it is read.
-    """
+    """Open an archive; ArtifactError if it is none, or turns out to be cut off or damaged while it is read."""
     with ExitStack() as stack:
         try:
             archive = stack.enter_context(tarfile.open(path, "r:*"))

@@ -1,13 +1,26 @@
-"""The history's entry for an artefact: its figures, who made it, and which entries it may be compared with."""
+"""The history's entry for an artefact: its figures, who made it, and which entries it may be compared with.
 
+Figures are the numbers that are worth comparing from run to run: the numeric facts of its manifest, the rows of the
+tables below, the resources of its process, and Snakemake's measurements of its job.
+"""
+
+import csv
 import hashlib
 import json
-from collections.abc import Container, Mapping
+import math
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.figures import figures_of
+# Per kind: a table of the artefact, the columns that name a row, and the columns to keep; () keeps all.
+TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "timings": ("timings.json", ("layer", "batch", "mode"), ("speedup", "seconds_fp32", "seconds_fp16")),
+    "scaling": ("rows.json", ("n",), ()),
+}
+
+# Snakemake's columns and their names here; they cover the job's child processes too.
+BENCHMARK = {"s": "job_seconds", "max_rss": "job_max_rss_mb", "cpu_time": "job_cpu_seconds"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,6 @@ class HistoryEntry:
         stamp: Size and time of the manifest; an artefact whose stamp is unchanged is not read again.
         lineage: Digest of its spec and of the specs of all its inputs; only artefacts of equal lineage are comparable.
         machine: Processor, cores and GPU; times from different machines are not comparable.
-        figures: Numbers by dotted names.
     """
 
     study: str
@@ -39,18 +51,11 @@ class HistoryEntry:
 
 
 def entry_of(
-    path: Path,
-    folder: Path,
-    known: Container[tuple[str, str]] = (),
-    lineages: dict[Path, str] | None = None,
+    path: Path, folder: Path, known: Container[tuple[str, str]] = (), lineages: dict[Path, str] | None = None
 ) -> HistoryEntry | None:
-    """Read an artefact's entry; None where it is known, missing or broken.
+    """Read the entry of an artefact of the study in `folder`; None where it is known, missing or broken.
 
-    Args:
-        path: The artefact's manifest.
-        folder: The study's folder.
-        known: Pairs of artefact and stamp that need not be read.
-        lineages: Lineages that were read before.
+    Pairs of artefact and stamp in `known` need not be read, and `lineages` keeps those that were read before.
     """
     artefact = path.parent.relative_to(folder).as_posix()
     try:
@@ -61,7 +66,7 @@ def entry_of(
         content = path.read_bytes()
         manifest = json.loads(content)
         made = manifest["provenance"]
-        benchmark = folder / "benchmarks" / f"{artefact}.tsv"
+        cpu, benchmark = str(made.get("cpu", "unknown")), folder / "benchmarks" / f"{artefact}.tsv"
         return HistoryEntry(
             study=folder.name,
             artefact=artefact,
@@ -70,7 +75,7 @@ def entry_of(
             manifest=hashlib.sha256(content).hexdigest(),
             stamp=stamp,
             lineage=_lineage(path, {} if lineages is None else lineages, manifest),
-            machine=_machine(made),
+            machine=", ".join([cpu, f"{made.get('cores', '?')} cores", *(made.get("gpus") or [])]),
             code=made.get("code") or "",
             commit_id=made.get("commit"),
             dirty=made.get("dirty"),
@@ -97,6 +102,49 @@ def _lineage(path: Path, known: dict[Path, str], manifest: Mapping[str, Any] | N
     return known[path]
 
 
-def _machine(made: Mapping[str, Any]) -> str:
-    parts = [str(made.get("cpu", "unknown")), f"{made.get('cores', '?')} cores", *(made.get("gpus") or [])]
-    return ", ".join(parts)
+def figures_of(manifest: Mapping[str, Any], folder: Path, benchmark: Path) -> dict[str, float]:
+    """Collect an artefact's figures by dotted name; missing values and values that are not finite are left out."""
+    found = dict(_numbers(manifest["facts"], ""))
+    if {"fit.seconds", "compress.seconds"} <= found.keys():
+        # In older artefacts, compression's seconds include the fit's: another name keeps the two from being compared.
+        found["compress.seconds_without_fit"] = found.pop("compress.seconds")
+    found |= dict(_numbers(manifest["provenance"].get("cost") or {}, "cost."))
+    if manifest["kind"] in TABLES:
+        found |= dict(_rows(folder, *TABLES[manifest["kind"]]))
+    return found | dict(_job(benchmark))
+
+
+def _numbers(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            yield f"{prefix}{key}", float(value)
+
+
+def _rows(
+    folder: Path, file: str, names: tuple[str, ...], kept: tuple[str, ...]
+) -> Iterator[tuple[str, float]]:
+    try:
+        rows = json.loads((folder / file).read_text(encoding="utf-8"))
+        for row in rows:
+            prefix = ".".join(str(row[name]) for name in names)
+            columns = {key: row.get(key) for key in kept or row if key not in names}
+            yield from _numbers(columns, f"{prefix}.")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+
+
+def _job(benchmark: Path) -> Iterator[tuple[str, float]]:
+    try:
+        with benchmark.open(newline="", encoding="utf-8") as table:
+            row = next(csv.DictReader(table, delimiter="\t"), {})
+    except (OSError, ValueError, csv.Error):
+        return
+    for column, name in BENCHMARK.items():
+        try:
+            value = float(row[column])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if math.isfinite(value):
+            yield name, value

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,19 @@ ABSENT = "absent"
 
 
 def digest_of_files(root: Path, cache: Path) -> str:
-    """Digest the names and contents of all files below a folder, or of one file.
+    """Digest the names and contents of all files below a folder, or of a file: their number and 16 hexadecimal digits.
 
-    Links are followed. Adding, deleting, renaming or altering a file changes the digest; touching one does not.
-
-    Args:
-        root: The folder or the file.
-        cache: A folder for the cache, with a file for each root; where it cannot be written, nothing is cached.
-
-    Returns:
-        The number of files and 16 hexadecimal digits, or "absent" where nothing has that name.
-
-    Raises:
-        OSError: If a file can't be read.
+    Links are followed. Adding, deleting, renaming or altering a file changes the digest; touching one does not. Where
+    nothing has that name it is "absent", and a file that can't be read is an OSError. Digests of single files are kept
+    in the folder `cache`, with a file for each root; where it cannot be written, nothing is kept.
     """
     if not root.exists():
         return ABSENT
     where = cache / f"{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]}.json"
-    known, now = _known(where), {}
-    changed = False
+    known: dict[str, list[Any]] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(where.read_text(encoding="utf-8"))
+    now, changed = {}, False
     for name, status in _files_below(root):
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
         entry = known.get(name)
@@ -48,7 +43,8 @@ def digest_of_files(root: Path, cache: Path) -> str:
             changed = True
         now[name] = entry
     if changed or len(now) != len(known):
-        _keep(where, now)
+        with suppress(OSError):
+            write_atomically(where, json.dumps(now))
     digest = hashlib.sha256()
     for name in sorted(now):
         digest.update(os.fsencode(name) + b"\0" + now[name][3].encode() + b"\n")
@@ -74,18 +70,3 @@ def _files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:
                     folders.append((f"{prefix}{entry.name}/", entry.path))
                 elif entry.is_file():
                     yield prefix + entry.name, entry.stat()
-
-
-def _known(where: Path) -> dict[str, list[Any]]:
-    try:
-        known: dict[str, list[Any]] = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known
-
-
-def _keep(where: Path, known: dict[str, list[Any]]) -> None:
-    try:
-        write_atomically(where, json.dumps(known))
-    except OSError:
-        return

@@ -5,12 +5,11 @@ process merges new manifests when a study starts, succeeds or fails; after a kil
 Jobs read what they need of the past from a JSON snapshot that the main process writes.
 """
 
-import contextlib
 import json
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -45,12 +44,10 @@ COLUMNS = tuple(field.name for field in fields(HistoryEntry) if field.name != "f
 
 
 def database_of(results: Path) -> Path:
-    """Return the path of the database for a folder of results."""
     return results / FOLDER / DATABASE
 
 
 def snapshot_of(results: Path, study: str) -> Path:
-    """Return the path of the snapshot for the jobs of a study."""
     return results / FOLDER / f"{study}.json"
 
 
@@ -61,15 +58,9 @@ def manifests_of(folder: Path) -> list[Path]:
 
 
 def merge(results: Path, study: str, manifests: Iterable[Path]) -> int:
-    """Add the artefacts of a study that the database does not hold yet.
+    """Add the artefacts of a study that the database does not hold yet, and return their number.
 
-    Args:
-        results: The folder of all results, with the study's own below it.
-        study: The study's name.
-        manifests: Manifests of the study's artefacts; missing and broken ones are skipped.
-
-    Returns:
-        The number of artefacts that were added.
+    Missing and broken manifests are skipped.
     """
     with _opened(database_of(results)) as database:
         known = {
@@ -151,9 +142,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open the database, and create it if it is missing; writers on this node wait for each other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with contextlib.closing(
-            sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-        ) as database:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(SCHEMA)

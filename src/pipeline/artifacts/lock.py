@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -72,11 +72,9 @@ class HeldLock:
     """A lock that this process holds.
 
     Attributes:
-        since: When this process took it.
         jobs: The name of this process's jobs in a batch system's queue; empty while it has none.
         former: The last holder, if it was killed before it could release the lock. Its jobs count as this holder's too
             until `settle`, so that after a failed start the next holder still knows of them.
-        settled: Whether nothing of the last holder is left.
     """
 
     descriptor: int
@@ -115,14 +113,9 @@ class HeldLock:
 
 @contextmanager
 def hold(checkout: Path, name: str = "main") -> Iterator[HeldLock]:
-    """Hold a lock of a checkout while the block runs.
+    """Hold a lock of a checkout while the block runs; locks of different names don't exclude each other.
 
-    Args:
-        checkout: The folder that Snakemake works in.
-        name: Locks of different names don't exclude each other.
-
-    Raises:
-        LockedError: If the lock can't be taken; the message names who holds it, or the reason.
+    A LockedError names who holds it, or why it can't be taken.
     """
     path = lock_file(checkout, name)
     with _explained(path):
@@ -192,8 +185,9 @@ def _take(path: Path) -> int:
                     f"{path.parent.parent.resolve()}: in use by {by}; wait until it ends, or end it"
                     + (f"; if it is dead, remove {path}" if by.host != socket.gethostname() else "")
                 )
-            if _is_still_at(path, descriptor):
-                return descriptor
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor)):
+                    return descriptor
         except BaseException:
             os.close(descriptor)
             raise
@@ -213,14 +207,6 @@ def _lock(descriptor: int) -> bool:
         told = _read(descriptor)
         return told is None or (told.host == socket.gethostname() and not psutil.pid_exists(told.pid))
     return True
-
-
-def _is_still_at(path: Path, descriptor: int) -> bool:
-    try:
-        found = path.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(found, os.fstat(descriptor))
 
 
 def _read(descriptor: int) -> Holder | None:

@@ -8,12 +8,9 @@ from pipeline.errors import ConfigError
 
 
 def require_name(path: Path) -> None:
-    """Make sure that a file's name can be passed to every library.
+    """Raise ConfigError unless a file's name can be passed to every library.
 
     This fails where its bytes are not UTF-8, and where Python decodes names as ASCII: PYTHONUTF8=0 in the locale C.
-
-    Raises:
-        ConfigError: If the name holds letters without bytes, or bytes without letters, in that encoding.
     """
     try:
         os.fsencode(path)
@@ -26,13 +23,10 @@ def require_name(path: Path) -> None:
 
 
 def require_file(path: Path) -> None:
-    """Make sure that a path is a file that may be read.
+    """Raise ConfigError, with what is there and what to do, unless a path is a file that may be read.
 
     The cases are told apart here, because libraries that read files block on a pipe, and give the same error for a
     folder, a dead link and a file without permission.
-
-    Raises:
-        ConfigError: If there is no such file; the message says what is there instead, and what to do.
     """
     require_name(path)
     try:

@@ -8,18 +8,19 @@ the rest JSON.
 
 import csv
 import json
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json, to_jsonable_python
 
 from pipeline.artifacts.disk import (
+    Patience,
     errors_of_the_disk,
     flush,
     make_folder_of,
@@ -27,8 +28,10 @@ from pipeline.artifacts.disk import (
     share,
     write_atomically,
 )
-from pipeline.artifacts.patience import Patience
 from pipeline.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA_VERSION = 1
 
@@ -74,7 +77,6 @@ class Draft:
         self.arrays[name] = {"shape": list(shape), "dtype": dtype, "unit": unit}
 
     def save_tensors(self, name: str, tensors: Mapping[str, Any]) -> None:
-        """Write `name.safetensors`."""
         from safetensors.torch import save_file
 
         path = self.path(f"{name}.safetensors")
@@ -83,63 +85,36 @@ class Draft:
 
     def save_table(self, name: str, rows: Iterable[Any], *, without: Collection[str] = ()) -> None:
         """Write `name.csv` from mappings, models or dataclasses with equal fields; fields in `without` are left out."""
-        table = [{key: cell for key, cell in _mapping(row).items() if key not in without} for row in rows]
+        table = [
+            {key: cell for key, cell in to_jsonable_python(row, fallback=str).items() if key not in without}
+            for row in rows
+        ]
         with self.path(f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else [])
             writer.writeheader()
             writer.writerows(table)
 
     def save_json(self, name: str, data: Any) -> None:
-        """Write `name.json` from plain values, models and dataclasses.
-
-        Numbers that JSON doesn't have, such as an infinite ratio, become null.
-        """
-        self.path(f"{name}.json").write_text(
-            json.dumps(_finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        """Write `name.json` from plain values, models and dataclasses; numbers that JSON lacks become null."""
+        self.save_text(f"{name}.json", json.dumps(_jsonable(data), indent=1) + "\n")
 
     def save_text(self, name: str, text: str) -> None:
-        """Write a text file."""
         self.path(name).write_text(text, encoding="utf-8")
 
 
-def _plain(value: BaseModel | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a model as JSON can hold it."""
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """Return the fields of a model or a dataclass; return a mapping as it is."""
-    if isinstance(value, BaseModel):
-        return value.model_dump()
-    return value if isinstance(value, Mapping) else asdict(value)
-
-
-def _finite(value: Any) -> Any:
-    """Write models and dataclasses as mappings, and numbers that JSON cannot hold as null."""
-    if isinstance(value, Mapping | BaseModel) or is_dataclass(value):
-        return {key: _finite(entry) for key, entry in _mapping(value).items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+def _jsonable(value: Any) -> Any:
+    """Return models and dataclasses as mappings, and numbers that JSON cannot hold as None."""
+    return json.loads(to_json(value, inf_nan_mode="null"))
 
 
 @contextmanager
 def create(
     manifest: Path, *, kind: str, spec: BaseModel | Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> Iterator[Draft]:
-    """Write an artefact; its manifest appears when the block ends without an error.
+    """Write an artefact; its manifest appears when the block ends without an error, and readers ask for its kind.
 
-    Args:
-        manifest: Path of `manifest.json`; its folder is made. A former manifest is removed first.
-        kind: The kind of the artefact, such as "network"; readers ask for it.
-        spec: The spec that the artefact was made from.
-        provenance: Who made the artefact: commit, versions, host.
-
-    Raises:
-        ArtifactError: When the disk is full or not writable, or the folder cannot be made; the manifest is then absent.
+    Its folder is made, and a former manifest is removed first. When the disk is full or not writable, or the folder
+    cannot be made, it is an ArtifactError, and there is no manifest.
     """
     folder = manifest.parent
     make_folder_of(manifest)
@@ -148,28 +123,21 @@ def create(
         draft = Draft(folder)
         yield draft
         files = {}
-        for path in (path for name in sorted(draft.names) for path in _files_of(folder / name)):
-            flush(path)
-            files[str(path.relative_to(folder))] = {"n_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in (folder / name for name in sorted(draft.names)):
+            for file in sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]:
+                flush(file)
+                listed = {"n_bytes": file.stat().st_size, "sha256": sha256_of(file)}
+                files[str(file.relative_to(folder))] = listed
         content = {
             "kind": kind,
             "schema_version": SCHEMA_VERSION,
-            "facts": _finite(_plain(draft.facts)),
-            "spec": _plain(spec),
+            "facts": _jsonable(draft.facts),
+            "spec": _jsonable(spec),
             "arrays": draft.arrays,
             "files": files,
             "provenance": provenance,
         }
         write_atomically(manifest, json.dumps(content, indent=1) + "\n")
-
-
-def _size_of(path: Path) -> int | None:
-    """The size of a file; None if there is none."""
-    return path.stat().st_size if path.is_file() else None
-
-
-def _files_of(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 F = TypeVar("F", bound=BaseModel)
@@ -195,19 +163,13 @@ class Artifact:
     manifest: Mapping[str, Any]
 
     @classmethod
-    def open(cls, path: Path, kind: str, *, contents: bool = True) -> "Artifact":
+    def open(cls, path: Path, kind: str = "", *, contents: bool = True) -> "Artifact":
         """Read a manifest and verify every file that it lists.
 
         The workflow waits only for a manifest. On a shared file system the files beside it may appear later, so a file
-        that is missing or has another size is looked for again, up to a minute.
-
-        Args:
-            path: Path of the manifest.
-            kind: What the artefact must be.
-            contents: Whether to compute checksums. Of several processes that read the same artefact, one does.
-
-        Raises:
-            ArtifactError: If the artefact is missing, of another kind or version, or a file of it was altered or lost.
+        that is missing or has another size is looked for again, up to a minute. An empty `kind` takes any. Of several
+        processes that read the same artefact, one computes the checksums of its `contents`. It is an ArtifactError if
+        the artefact is missing, of another kind or version, or a file of it was altered or lost.
         """
         again = "delete its manifest and run snakemake again"
         try:
@@ -219,7 +181,7 @@ class Artifact:
             # A file may be deleted on our advice only if it has a manifest's name.
             advice = again if path.name == "manifest.json" else "name the manifest.json of an artefact"
             raise ArtifactError(f"{path}: not a manifest; {advice}") from None
-        if found != kind:
+        if kind and found != kind:
             raise ArtifactError(f"{path}: expected a manifest of kind '{kind}', found '{found}'")
         if version != SCHEMA_VERSION:
             raise ArtifactError(
@@ -228,7 +190,7 @@ class Artifact:
         patience = Patience()
         for name, listed in files.items():
             file = path.parent / name
-            while (n_bytes := _size_of(file)) != listed["n_bytes"]:
+            while (n_bytes := file.stat().st_size if file.is_file() else None) != listed["n_bytes"]:
                 if patience.ended:
                     waited = f"{patience.seconds:.0f} s later too"
                     what = (
@@ -246,16 +208,11 @@ class Artifact:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Small results that the stage recorded in the manifest."""
         facts: Mapping[str, Any] = self.manifest["facts"]
         return facts
 
     def facts_as(self, kind: type[F]) -> F:
-        """Return the facts as an instance of a class.
-
-        Raises:
-            ArtifactError: If a fact is missing or of another type, because an older version of the program wrote it.
-        """
+        """The facts as an instance of a class; ArtifactError if one is missing or of another version's type."""
         return _checked(kind, self.facts, f"{self.folder / 'manifest.json'}: facts")
 
     def spec_as(self, kind: type[F]) -> F:
@@ -284,7 +241,6 @@ class Artifact:
 
     @property
     def spec(self) -> Mapping[str, Any]:
-        """The spec that the artefact was made from."""
         spec: Mapping[str, Any] = self.manifest["spec"]
         return spec
 
@@ -297,8 +253,13 @@ class Artifact:
         array: NDArray[Any] = np.load(self._file(f"{name}.npy"), mmap_mode="r")
         return array
 
+    def tensor(self, name: str, n: int | None = None) -> "Tensor":
+        """An array, or its first `n` entries, in writable memory of its own, as torch wants it."""
+        import torch
+
+        return torch.from_numpy(np.array(self.array(name)[:n]))
+
     def tensors(self, name: str) -> dict[str, Any]:
-        """A file of tensors."""
         from safetensors.torch import load_file
 
         return load_file(self._file(f"{name}.safetensors"))
@@ -309,15 +270,10 @@ class Artifact:
             return list(csv.DictReader(file))
 
     def json(self, name: str) -> Any:
-        """A JSON file's content."""
         return json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
 
     def _file(self, name: str) -> Path:
-        """Return the path of a file that the manifest lists.
-
-        Raises:
-            ArtifactError: If the manifest does not list it, because another version of the program made the artefact.
-        """
+        """The path of a file; ArtifactError if the manifest of another version of the program does not list it."""
         if not self.keeps(name):
             raise ArtifactError(
                 f"{self.folder / name}: not listed in the manifest, which another version of this program wrote; "

@@ -28,9 +28,7 @@ def commented(text: str) -> str:
     return f"{introduction}{blank}" + "\n".join(out) + "\n"
 
 
-@cache
-def _study() -> Schema:
-    return schema()
+_study = cache(schema)
 
 
 def _comments(node: Any, kind: Schema, told: set[tuple[str, str]]) -> Iterator[tuple[int, list[str]]]:

@@ -23,12 +23,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        same_kind = (
-            isinstance(below, Mapping)
-            and isinstance(value, Mapping)
-            and value.get("name", below.get("name")) == below.get("name")
-        )
-        merged[key] = merge(below, value) if same_kind and isinstance(below, Mapping) else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            name = below.get("name")
+            value = merge(below, value) if value.get("name", name) == name else value
+        merged[key] = value
     return merged
 
 
@@ -36,10 +34,7 @@ def load_study(config: Mapping[str, Any], default: Path) -> Study:
     """Validate `default.yaml` with what Snakemake read laid over it: a study file and `--config` values, or nothing.
 
     A configuration that names its `study`, as every file does, has its own runs and matrices in place of the default's.
-    Any other one changes the default study.
-
-    Raises:
-        ConfigError: If a value is wrong; the message begins with the full path of the first one.
+    Any other one changes the default study. A ConfigError begins with the full path of the first wrong value.
     """
     base = read_yaml(default)
     hint = "" if "study" in config else _nearly_named(config, base)

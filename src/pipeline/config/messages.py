@@ -17,11 +17,7 @@ TYPE_STEP = re.compile(r"^(constrained-)?(int|float|str)$|^(tuple|function-\w+)\
 
 
 # Other libraries' names for things that have another name here.
-OTHER_NAMES = {
-    "gaussian": "squared_exponential",
-    "rbf": "squared_exponential",
-    "exponential": "matern",
-}
+OTHER_NAMES = {"gaussian": "squared_exponential", "rbf": "squared_exponential", "exponential": "matern"}
 
 
 def mistakes(error: ValidationError, config: Mapping[str, Any]) -> str:

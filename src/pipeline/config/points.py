@@ -103,7 +103,6 @@ class FilePoints(PointsSection):
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The columns of values."""
         return () if self.value is None else _several(self.value)
 
     @property
@@ -125,7 +124,6 @@ class FilePoints(PointsSection):
 
     @property
     def part_held_out(self) -> float:
-        """The part of the points that is held out."""
         return (0.0 if self.value is None else 0.1) if self.held_out is None else self.held_out
 
 
@@ -142,7 +140,6 @@ class Generated(PointsSection):
     n: Count = Field(8192, description="How many points.")
 
     def load(self) -> PointSet:
-        """Make the points."""
         return load_points(self.SET, n_points=self.n, **self.model_dump(exclude={"name", "n"}))
 
 

@@ -120,6 +120,5 @@ class Precision(Timing):
         "first seed.",
     )
     networks: dict[Name, OwnNetwork] = Field(
-        {},
-        description="Trained networks of your own or of packages, converted and timed without a training.",
+        {}, description="Trained networks of your own or of packages, converted and timed without a training."
     )

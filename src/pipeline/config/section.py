@@ -43,11 +43,7 @@ Entries = TypeVar("Entries", bound=tuple[object, ...] | None)
 IMPORT_PATTERN = r"^[\w.]+:\w+$"
 # Names become folders, wildcards and words of shell commands.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-Name = Annotated[
-    str,
-    Field(pattern=NAME_PATTERN, max_length=60),
-    AfterValidator(_without_many_repeats),
-]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=60), AfterValidator(_without_many_repeats)]
 
 
 def _all_different(entries: Entries) -> Entries:

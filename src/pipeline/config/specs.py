@@ -15,10 +15,7 @@ S = TypeVar("S", bound=Section)
 
 
 def specs(study: Study) -> dict[str, dict[str, Any]]:
-    """Cut a study into the specs that the rules read, as JSON can hold them, by their paths below `spec/`.
-
-    A spec holds only what its rule reads, so a change re-runs only rules that depend on it.
-    """
+    """Cut a study into the specs that the rules read, as JSON can hold them, by their paths below `spec/`."""
     parts: dict[str, Section] = {}
     if study.training.runs:
         parts["dataset"] = study.dataset

@@ -65,7 +65,6 @@ class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its k
         return found
 
     def recipe(self) -> Recipe:
-        """The recipe that training follows."""
         optimizer = {field.name: getattr(self.optimizer, field.name) for field in fields(self.optimizer)}
         settings = {field.name: optimizer.pop(field.name, None) for field in fields(KFACSettings)}
         return Recipe(

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 import tarfile
 import time
 from argparse import Namespace
@@ -26,10 +25,10 @@ from pipeline.artifacts.history import PAST_REPORTS, manifests_of, snapshot_of
 from pipeline.artifacts.lock import holder
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import ArtifactError
-from pipeline.operations.beside import studies_beside
+from pipeline.operations.outline import studies_beside
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
-from pipeline.runtime.provenance import provenance
+from pipeline.runtime.provenance import CODE, git, provenance
 
 CRATE = "ro-crate-metadata.json"
 # Parts of a checkout that is not under version control, such as an unpacked archive.
@@ -40,8 +39,6 @@ PARTS = (
 )  # fmt: skip
 # Missing files that an error names.
 MOST_NAMED = 5
-# New files in these folders are part of the study before they are committed.
-UNTRACKED = ("config", "profiles", "src", "workflow")
 
 
 def run(options: Namespace) -> None:
@@ -104,10 +101,11 @@ def _what_to_do(problems: Sequence[str], study: StudyFile) -> str:
 
 def code_files() -> list[Path]:
     """Return the files of the checkout as they are now; links stay links."""
-    tracked = _listed("ls-files", "-z")
-    if tracked is not None:
-        untracked = _listed("ls-files", "-z", "--others", "--exclude-standard", "--", *UNTRACKED) or []
-        found = {Path(name) for name in [*tracked, *untracked]}
+    here = Path.cwd()
+    tracked = (git("ls-files", "-z", folder=here) or "").split("\0")
+    if "Snakefile" in tracked:  # this folder is the top of a repository
+        new = git("ls-files", "-z", "--others", "--exclude-standard", "--", *CODE, folder=here) or ""
+        found = {Path(name) for name in [*tracked, *new.split("\0")] if name}
     else:
         tops = [Path(name) for name in PARTS]
         below = (path for top in tops if top.is_dir() and not top.is_symlink() for path in top.rglob("*"))
@@ -115,16 +113,6 @@ def code_files() -> list[Path]:
     return sorted(
         path for path in found if path.is_symlink() or (path.is_file() and path.suffix not in (".so", ".pyc"))
     )
-
-
-def _listed(*arguments: str) -> list[str] | None:
-    """Return the files of this folder that git lists, if the folder is the top of a repository."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
-    return names if "Snakefile" in names or "--others" in arguments else None
 
 
 def result_files(study: str) -> list[Path]:
@@ -173,14 +161,6 @@ def describe(
 ) -> dict[str, Any]:
     """Return the RO-Crate description: the files, every artefact, and the action that made it."""
     config = study.path.as_posix() if study.path.as_posix() in files else f"config/{study.path.name}"
-    workflow = {
-        "@id": "Snakefile",
-        "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
-        "name": "Parsimony",
-        "programmingLanguage": {"@id": "https://snakemake.github.io"},
-        "version": made["commit"],
-        "input": {"@id": config},
-    }
     graph: list[dict[str, Any]] = [
         {
             "@id": CRATE,
@@ -199,7 +179,14 @@ def describe(
             "hasPart": [{"@id": name} for name in files],
             "mentions": [{"@id": f"#{path.parent.as_posix()}"} for path in manifests],
         },
-        workflow,
+        {
+            "@id": "Snakefile",
+            "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
+            "name": "Parsimony",
+            "programmingLanguage": {"@id": "https://snakemake.github.io"},
+            "version": made["commit"],
+            "input": {"@id": config},
+        },
         {"@id": "https://snakemake.github.io", "@type": "ComputerLanguage", "name": "Snakemake"},
         *map(_action, manifests),
     ]

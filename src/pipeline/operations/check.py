@@ -9,9 +9,9 @@ from pipeline.config.models import ImportedModel
 from pipeline.config.specs import specs
 from pipeline.config.study import Study
 from pipeline.errors import ConfigError
-from pipeline.operations.beside import studies_beside
 from pipeline.operations.inputs import KNOWN, require_readable_once
-from pipeline.operations.own_matrices import usable_kernels
+from pipeline.operations.outline import studies_beside
+from pipeline.operations.own_inputs import usable_kernels
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.studies import CONFIG, RESULTS, namesakes, read_study
 from pipeline.runtime.words import counted

@@ -10,8 +10,6 @@ COMMANDS = (
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add all these commands to a parser's subcommands."""
-
     def command(name: str, help: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help)
 
@@ -48,7 +46,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     rerun = command("rerun", "Run a study unattended, for cron and the like; print one line.")
     _study_and_profile(rerun)
-    rerun.add_argument("--keep", type=_count, default=10, metavar="N", help="past reports to keep")
 
     schedule = command("schedule", "Install, remove or show scheduled reruns.")
     schedule.add_argument("action", choices=("install", "remove", "show"))
@@ -63,7 +60,6 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     schedule.add_argument(
         "--at", metavar="TIME", help="five fields of cron ('30 3 * * *'), or a calendar of systemd ('daily')"
     )
-    schedule.add_argument("--keep", type=_count, default=10, metavar="N", help="past reports to keep")
     schedule.add_argument("--print", action="store_true", dest="only_print", help="print it, install nothing")
 
     explain = command("explain", "Say why a file was made and what would make it again.")
@@ -110,6 +106,7 @@ def _study_and_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", default="default", help="name of a file in config, or a YAML file")
     parser.add_argument("--profile", default="local", help="local, a folder in profiles, or a folder's path")
     parser.add_argument("--cores", type=_count, metavar="N", help="cores of this machine; all if not given")
+    parser.add_argument("--keep", type=_count, default=10, metavar="N", help="past reports to keep")
 
 
 def _count(text: str) -> int:

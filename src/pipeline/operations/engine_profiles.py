@@ -1,11 +1,15 @@
-"""What engines really ran for an ONNX network: their own profiles, brought into rows of one form."""
+"""What engines really ran for an ONNX network: their own profiles, brought into rows of one form.
+
+The bytes and operations of a layer follow from the shapes and types in the engine's own profile.
+"""
 
 import functools
 import importlib
 import json
+import math
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +19,42 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.operations.engine_work import Ran, bounds, flops_of
 from pipeline.precision import HalfNetwork, Roofs, Sampling, measure_roofs, onnx_module
 from pipeline.precision.error import relative_error
+from pipeline.precision.roofline import bound
+from pipeline.precision.work import Work
+
+Shape = Sequence[int]
 
 N_RUNS = 20
 N_JUDGED = 8  # samples whose answers are compared with those of float64
 MOVING = ("Cast", "Reorder", "Convert", "Transpose", "ReorderInput", "ReorderOutput", "copy by place")
+CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "Convolution", "GroupConvolution")
+TRANSPOSED = ("ConvTranspose", "Deconvolution")
+PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "FullyConnected")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One layer of one run, as the engine describes it: the kernel that ran, and its median wall time.
+
+    Weights are the constants that the layer reads, activations all else that it reads and writes; None where the engine
+    doesn't tell. `in_pairs` says that bfloat16 numbers are multiplied in pairs.
+    """
+
+    kernel: str
+    seconds: float
+    weight_bytes: float | None = None
+    activation_bytes: float | None = None
+    flops: float | None = None
+    in_pairs: bool = False
+
+    @property
+    def n_bytes(self) -> float | None:
+        """All bytes that the layer moves, counting each number once."""
+        if self.weight_bytes is None or self.activation_bytes is None:
+            return None
+        return self.weight_bytes + self.activation_bytes
 
 
 @dataclass(frozen=True)
@@ -46,10 +79,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Explained:
-    """The layers of a network on one engine.
-
-    The error is that of the answers in half precision, relative to float64; None where float64 has no answers.
-    """
+    """The layers of a network on one engine, and its answers' error relative to float64, where that has answers."""
 
     rows: Sequence[Row]
     error: float | None = None
@@ -217,11 +247,46 @@ def _told(operation: Any, key: str) -> str:
     return str(information[key].astype(str)) if key in information else ""
 
 
-ENGINES: Mapping[str, Callable[[Path, NDArray[np.float32]], Explained]] = {
-    "ours": ours,
-    "onnxruntime": onnxruntime,
-    "openvino": openvino,
-}
+ENGINES = {"ours": ours, "onnxruntime": onnxruntime, "openvino": openvino}
+
+
+def flops_of(kind: str, inputs: Sequence[Shape], output: Shape) -> float | None:
+    """Count the FLOPs of a convolution's or a matrix product's definition, two for each multiply-add; None for others.
+
+    Inputs are shapes: images or a matrix first, weights or another matrix second. In an output of images, the second
+    dimension counts the output channels.
+    """
+    if len(inputs) < 2:
+        return None
+    first, second = inputs[:2]
+    if kind in CONVOLUTIONS and len(output) > 2:
+        return 2.0 * math.prod(output) * math.prod(second) / output[1]
+    if kind in TRANSPOSED and len(first) > 2:
+        return 2.0 * math.prod(first) * math.prod(second) / first[1]
+    if kind in PRODUCTS and first:
+        # Either matrix may be transposed: the inner dimension is one that both have.
+        inner = first[-1] if first[-1] in second[-2:] else first[-2]
+        return 2.0 * math.prod(output) * inner
+    return None
+
+
+def bounds(layers: Mapping[str, Ran], roofs: Roofs) -> dict[str, str]:
+    """Name the limit of each layer within the network, where its bytes are known: compute, or a level of memory."""
+    known = {
+        name: Work(
+            flops=ran.flops or 0.0,
+            weight_bytes=ran.weight_bytes,
+            activation_bytes=ran.activation_bytes,
+            conversions=0.0,
+            routine="products bf16" if ran.in_pairs else "",
+        )
+        for name, ran in layers.items()
+        if ran.weight_bytes is not None and ran.activation_bytes is not None
+    }
+    resident = sum(work.weight_bytes for work in known.values()) + max(
+        (work.activation_bytes for work in known.values()), default=0.0
+    )
+    return {name: bound(work, roofs, mode="network", resident=resident).term for name, work in known.items()}
 
 
 def _compared(single: Mapping[str, Ran], half: Mapping[str, Ran], roofs: Roofs) -> list[Row]:

@@ -43,7 +43,9 @@ def run(options: Namespace) -> None:
     bad = damaged(artefact, manifest["files"])
     print("\n".join(_making(artefact, manifest, stage, bad)))
     print(f"Why: {reason_then(artefact, RESULTS / study)}")
-    found = read_study(options.study or _file_of(study))
+    if not options.study and not (CONFIG / f"{study}.yaml").is_file():
+        raise ConfigError(f"there is no {CONFIG / study}.yaml; name the study's file with --study")
+    found = read_study(options.study or study)
     print("\n".join(_what_would(stage, manifest, found)))
     print("\n".join(_now(artefact, found, stage, made, bad)))
 
@@ -57,12 +59,6 @@ def manifest_of(path: Path) -> Path:
     raise ArtifactError(f"{path}: {what}; name a folder with a manifest.json, or a file in one")
 
 
-def _file_of(study: str) -> str:
-    if not (CONFIG / f"{study}.yaml").is_file():
-        raise ConfigError(f"there is no {CONFIG / study}.yaml; name the study's file with --study")
-    return study
-
-
 def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
     """Return the stage that made an artefact, from its command or from its folder's name."""
     words = str(made.get("command", "")).split()
@@ -72,7 +68,6 @@ def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
 
 
 def damaged(artefact: Path, files: Mapping[str, Any]) -> list[str]:
-    """Return the files of a manifest that were altered or lost."""
     return [
         name
         for name, listed in files.items()
@@ -94,7 +89,8 @@ def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequen
     yield f"On: {where}, Python {made.get('python')}"
     cost = made.get("cost") or {}
     if cost:
-        energy = [f"{cost[key]:.0f} J by {name}" for key, name in ENERGY.items() if key in cost]
+        parts = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
+        energy = [f"{cost[key]:.0f} J by {name}" for key, name in parts.items() if key in cost]
         spent = [
             duration(cost["seconds"]),
             f"{size(cost['peak_memory_bytes'])} at most in one process",
@@ -109,19 +105,13 @@ def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequen
     yield f"Files: altered or lost: {', '.join(bad)}" if bad else f"Files: {n}, all as they were written"
 
 
-ENERGY = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
-
-
 def reason_then(artefact: Path, folder: Path) -> str:
     """Tell why an artefact was made: what differs from the previous run, as far as the history knows."""
     now = entry_of(artefact / "manifest.json", folder)
     if now is None:
         return "its manifest doesn't tell"
-    past = (
-        read_snapshot(snapshot_of(folder.parent, folder.name))
-        if main_elsewhere()
-        else read(folder.parent, folder.name)
-    )
+    results, study = folder.parent, folder.name
+    past = read_snapshot(snapshot_of(results, study)) if main_elsewhere() else read(results, study)
     before = [
         entry
         for entry in past
@@ -133,7 +123,6 @@ def reason_then(artefact: Path, folder: Path) -> str:
 
 
 def difference(before: HistoryEntry, now: HistoryEntry) -> str:
-    """Tell what differs between two runs of an artefact."""
     since = f"since the run of {before.date.replace('T', ' ')[:16]} UTC"
     parts = []
     if before.code != now.code:
@@ -184,9 +173,8 @@ def _now(
     yield f"Now: it would be made again: {'; '.join(own) or 'an input would be'}"
     before = [f"{rule} ({reason})" for output, rule, reason in planned if str(target) not in output]
     if before:
-        yield f"Before it: {'; '.join(before[:8])}" + (
-            f" and {len(before) - 8} more" if len(before) > 8 else ""
-        )
+        more = f" and {len(before) - 8} more" if len(before) > 8 else ""
+        yield f"Before it: {'; '.join(before[:8])}{more}"
 
 
 def plan(study: Path, target: Path) -> list[tuple[str, str, str]]:
@@ -210,10 +198,7 @@ def jobs_planned(said: str) -> list[tuple[str, str, str]]:
         output = re.search(r"^    output: (.*)$", block, flags=re.MULTILINE)
         reason = re.search(r"^    reason: (.*)$", block, flags=re.MULTILINE)
         if rule and output and reason:
-            jobs.append((output.group(1), rule.group(1), _short(reason.group(1))))
+            # Without old and new values of parameters, which may be pages long.
+            short = re.sub(r"(changed since last execution)[:;].*", r"\1", reason.group(1))
+            jobs.append((output.group(1), rule.group(1), short))
     return jobs
-
-
-def _short(reason: str) -> str:
-    """Shorten Snakemake's reason: leave out old and new values of parameters, which may be pages long."""
-    return re.sub(r"(changed since last execution)[:;].*", r"\1", reason)

@@ -17,15 +17,8 @@ from pipeline.operations.templates import filled
 from pipeline.runtime.words import counted
 
 ENGINE_HEADINGS = (
-    "engine",
-    "layers",
-    "FP32 ms",
-    "half ms",
-    "gain",
-    "moves numbers",
-    "error",
-    "takes longest in half precision",
-)
+    "engine", "layers", "FP32 ms", "half ms", "gain", "moves numbers", "error", "takes longest in half precision",
+)  # fmt: skip
 HEADINGS = ("layer", "kernel that ran", "FP32 µs", "half µs", "gain", "kB", "MFLOP", "bound", "error", "why")
 BEGINNING = b"<!doctype html"
 #: Headings of columns that hold words; all other columns hold numbers.
@@ -101,7 +94,6 @@ class Totals(NamedTuple):
 
 
 def totals(rows: Sequence[Row]) -> Totals:
-    """Add up the seconds of both runs."""
     half = sum(row.seconds_half or 0.0 for row in rows)
     moving = sum(row.seconds_half or 0.0 for row in rows if row.kernel.startswith(MOVING))
     return Totals(sum(row.seconds_fp32 or 0.0 for row in rows), half, moving / half if half else 0.0)
@@ -156,7 +148,8 @@ def _layers(rows: Sequence[Row]) -> list[Line]:
     return [
         Line(
             (
-                row.layer, row.kernel, _number(row.seconds_fp32, 1e6), _number(row.seconds_half, 1e6), _gain(row),
+                row.layer, row.kernel, _number(row.seconds_fp32, 1e6), _number(row.seconds_half, 1e6),
+                f"{row.seconds_fp32 / row.seconds_half:.2f}x" if row.seconds_fp32 and row.seconds_half else "",
                 _number(row.n_bytes, 1e-3), _number(row.flops, 1e-6), row.bound,
                 _error(row.error), row.reason,
             ),
@@ -165,10 +158,6 @@ def _layers(rows: Sequence[Row]) -> list[Line]:
         )
         for row in rows
     ]  # fmt: skip
-
-
-def _gain(row: Row) -> str:
-    return f"{row.seconds_fp32 / row.seconds_half:.2f}x" if row.seconds_fp32 and row.seconds_half else ""
 
 
 def _error(value: float | None) -> str:

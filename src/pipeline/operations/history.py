@@ -22,16 +22,9 @@ from pipeline.report.changes import compare
 
 # Figures that are shown by default: the ones that a study is judged by.
 HEADLINES = (
-    "scores.test.accuracy",
-    "accuracy*.fp16",
-    "*.speedup",
-    "compress.relative_error",
-    "compress.n_bytes",
-    "solve.relative_residual",
-    "result.*",
-    "job_seconds",
-    "job_max_rss_mb",
-)
+    "scores.test.accuracy", "accuracy*.fp16", "*.speedup", "compress.relative_error", "compress.n_bytes",
+    "solve.relative_residual", "result.*", "job_seconds", "job_max_rss_mb",
+)  # fmt: skip
 MOST_PANELS = 24
 # Whole numbers beyond this are not counts.
 MOST_EXACT = 1e12
@@ -47,7 +40,6 @@ class FigureSeries:
 
     @property
     def values(self) -> list[float]:
-        """The figure's values."""
         return [entry.figures[self.figure] for entry in self.entries]
 
     @property

@@ -30,10 +30,7 @@ def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
     """Digest the contents of the files and folders that a section of a study names, one line for each.
 
     A text that names nothing on this disk counts as text, since it may be a function's name; if a file of that name
-    appears later, the digest changes. Digests of files are cached in `cache`.
-
-    Raises:
-        ConfigError: If a file can't be read.
+    appears later, the digest changes. Digests are cached in `cache`. A file that can't be read is a ConfigError.
     """
     lines = []
     for key, name in sorted(set(_names_in(section))):
@@ -47,11 +44,7 @@ def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
 
 
 def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -> None:
-    """Read a study's own files as its stages will, unless the same code has found the same contents right before.
-
-    Raises:
-        ConfigError: If a file is wrong; the message names the section of the study, the file, and the first mistake.
-    """
+    """Read a study's own files by `require_readable`, unless the same code has found the same contents right before."""
     named: dict[str, Any] = {}
     for path, spec in specs.items():
         stage, _, name = path.partition("/")

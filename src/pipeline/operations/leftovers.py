@@ -31,8 +31,7 @@ def still_running(checkout: Path) -> str:
 def end_what_is_left_of(former: Holder, checkout: Path) -> list[str]:
     """End a killed main process's jobs in Slurm's queue and return their ids; make sure that none runs here.
 
-    Raises:
-        PipelineError: If a job runs here, or Slurm's don't end: two jobs would write the same result.
+    It is a PipelineError if one does, or if Slurm's don't end: two jobs would write the same result.
     """
     ended = cancel_jobs_of(former)
     running = local_jobs(checkout)

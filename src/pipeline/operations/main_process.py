@@ -23,7 +23,7 @@ from pipeline.operations.inputs import KNOWN, require_readable_once
 from pipeline.operations.leftovers import end_what_is_left_of, free_shared_memory
 from pipeline.operations.live.tail import refusal
 from pipeline.operations.past_reports import keep_report
-from pipeline.operations.told import tell
+from pipeline.operations.text import tell
 from pipeline.runtime.native_build import check_built
 from pipeline.runtime.slurm import require_cluster
 from pipeline.runtime.snakemake_patches import check_versions, mend_slurm
@@ -152,13 +152,11 @@ def _end_early(held: HeldLock) -> None:
 
 
 def end() -> None:
-    """Release the folder."""
     _turn.close()
     atexit.unregister(_end_early)
 
 
 def was_interrupted() -> bool:
-    """Whether a Ctrl-C or a SIGTERM ended the jobs."""
     return bool(_interruptions)
 
 

@@ -44,7 +44,12 @@ def run(options: Namespace) -> None:
     require_name(source)
     if not source.exists():
         raise ConfigError(f"{source}: there is no such file or folder; paths start at {Path.cwd()}")
-    writer = _writer(source)
+    ending = source.suffix.lower()
+    writer = WRITERS.get(ending)
+    if source.is_dir():
+        writer = study_of_set if holds_idx_files(source) else study_of_images
+    elif ending == ".npz" and holds_images(source):
+        writer = study_of_set
     if writer is None:
         raise ConfigError(
             f"{source}: wanted a folder of images or a file that ends in {', '.join(WRITERS)}; write it as one of these"
@@ -58,12 +63,3 @@ def run(options: Namespace) -> None:
         raise ConfigError(f"{source}: {error}") from None
     print("\n".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")))
     print(f"wrote {target}; look at it, then: make run STUDY={name}")
-
-
-def _writer(source: Path) -> Callable[[str, Path], str] | None:
-    if source.is_dir():
-        return study_of_set if holds_idx_files(source) else study_of_images
-    ending = source.suffix.lower()
-    if ending == ".npz" and holds_images(source):
-        return study_of_set
-    return WRITERS.get(ending)

@@ -25,7 +25,10 @@ MOST_NAMES = 12
 def study_of_images(name: str, path: Path) -> str:
     """Look at the head of every image, count the images of each class, and write a study that trains on them."""
     test = path / "test" if (path / "test").is_dir() else path / "val"
-    files = {part: _files(folder) for part, folder in (("train", path / "train"), ("test", test))}
+    files = {
+        part: {name: files_in(folder / name) for name in classes_in(folder)} if folder.is_dir() else {}
+        for part, folder in (("train", path / "train"), ("test", test))
+    }
     n_train, n_test = (sum(map(len, files[part].values())) for part in PARTS)
     if len(files["train"]) < 2 or not n_train or not n_test:
         raise ConfigError(
@@ -37,15 +40,13 @@ def study_of_images(name: str, path: Path) -> str:
     sides = sorted(min(width, height) for width, height, _ in heads)
     channels = 3 if any(mode not in GRAY for *_, mode in heads) else 1
     (width, height, _), (widest, highest, _) = min(heads), max(heads)
-    sizes = f"{width} x {height}" + (
-        f" to {widest} x {highest}" if (width, height) != (widest, highest) else ""
-    )
+    to_largest = f" to {widest} x {highest}" if (width, height) != (widest, highest) else ""
     wanted = max((entry for entry in SIZES if entry <= sides[len(sides) // 2]), default=SIZES[0])
     told = [
         f"{path}: {_counted({key: len(of_class) for key, of_class in files['train'].items()})}, to train on, and "
         f"{n_test:,} to test on.",
         f"Classes: {_shortened(files['train'])}.",
-        f"Each: {sizes} pixels, {'color' if channels == 3 else 'gray'}.",
+        f"Each: {width} x {height}{to_largest} pixels, {'color' if channels == 3 else 'gray'}.",
         f"In memory: {size((n_train + n_test) * channels * wanted**2)} at {wanted} pixels.",
     ]
     dataset = {"name": "folder", "directory": str(path), "image_size": wanted, "channels": channels}
@@ -69,10 +70,8 @@ def holds_idx_files(path: Path) -> bool:
 def study_of_set(name: str, path: Path) -> str:
     """Read images from a file of arrays or a folder of four IDX files, and write a study that trains on them."""
     if path.is_dir():
-        images, dataset = (
-            load_idx_images(directory=path, cache=Path()),
-            {"name": "idx", "directory": str(path)},
-        )
+        images = load_idx_images(directory=path, cache=Path())
+        dataset = {"name": "idx", "directory": str(path)}
     else:
         images = load_arrays(directory=None, cache=Path(), path=path)
         dataset = {"name": "arrays", "path": str(path)}
@@ -106,11 +105,6 @@ def _study(name: str, told: list[str], dataset: Mapping[str, object], n_train: i
         train=n_train - validation,
         validation=validation,
     )
-
-
-def _files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each class."""
-    return {name: files_in(folder / name) for name in classes_in(folder)} if folder.is_dir() else {}
 
 
 def _head(file: Path) -> tuple[int, int, str]:

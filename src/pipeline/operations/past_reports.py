@@ -21,11 +21,7 @@ def kept() -> int:
 
 
 def keep_report(folder: Path, n: int | None = None) -> Path | None:
-    """Copy a study's report to its past reports, and keep the newest `n` of them, by default `kept()`.
-
-    Returns:
-        Where the copy is, or None where there is no complete report.
-    """
+    """Copy a study's report to its past ones and keep the newest `n`, by default `kept()`; return the copy, if any."""
     n = kept() if n is None else n
     report, past = folder / "report", folder / PAST_REPORTS
     try:

@@ -1,11 +1,15 @@
-"""Paths that must exist, or be free to be written to, before anything runs."""
+"""Paths before anything runs: whether they exist, may be written to, and are small enough to be read."""
 
 import os
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 
 from pipeline.artifacts.own_file import require_file
 from pipeline.errors import ArtifactError, errors_about
+
+#: Bytes of files that are read before anything runs; larger ones are left to the stage that reads them.
+READ_UP_TO = 64_000_000
 
 
 def own_files(files: Mapping[str, str]) -> None:
@@ -26,3 +30,11 @@ def results_folder(path: Path) -> None:
     nearest = path if path.exists() else path.parent
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ArtifactError(f"{nearest}: may not be written to; mend its permissions or work elsewhere")
+
+
+def is_small(name: str) -> bool:
+    """Whether a file, or all files of a folder together, are small enough to be read; missing ones count nothing."""
+    path = Path(name)
+    below = (Path(folder, file) for folder, _, names in os.walk(path, followlinks=True) for file in names)
+    sizes = (file.stat().st_size for file in (below if path.is_dir() else [path]) if file.exists())
+    return all(total <= READ_UP_TO for total in accumulate(sizes))

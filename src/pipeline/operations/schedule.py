@@ -82,7 +82,8 @@ def scheduled_run(study: StudyFile, options: Namespace) -> dict[str, str]:
     words += ["--keep", str(options.keep), *(["--cores", str(options.cores)] if options.cores else [])]
     if timer:
         # systemd has its own quotes, and both % and $ mean something in its files.
-        command = " ".join('"' + _escaped(word) + '"' for word in words)
+        escapes = str.maketrans({"\\": "\\\\", '"': '\\"', "%": "%%", "$": "$$"})
+        command = " ".join(f'"{word.translate(escapes)}"' for word in words)
         where = str(Path.cwd()).replace("%", "%%")
     else:
         # cron turns % into a line break wherever it stands, even in quotes.
@@ -90,10 +91,6 @@ def scheduled_run(study: StudyFile, options: Namespace) -> dict[str, str]:
             text.replace("%", r"\%") for text in (shlex.join(words), shlex.quote(str(Path.cwd())))
         )
     return {"STUDY": study.name, "FOLDER": where, "COMMAND": command, "TIME": time}
-
-
-def _escaped(word: str) -> str:
-    return word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
 
 
 def fill(template: str, entry: Mapping[str, str]) -> str:
@@ -158,7 +155,6 @@ class Tables:
         return bool(own)
 
     def shown(self) -> str:
-        """The entry as it is installed."""
         return "\n".join(self._divided()[0])
 
 
@@ -178,7 +174,6 @@ class Units:
         return str(self.folder)
 
     def install(self) -> None:
-        """Write the files and start the timer."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, text in self.files.items():
             file.unlink(missing_ok=True)  # so that a link is not followed
@@ -197,7 +192,6 @@ class Units:
         return bool(found)
 
     def shown(self) -> str:
-        """The files as they are installed."""
         return "\n".join(
             f"# {file}\n{file.read_text(encoding='utf-8')}" for file in self.files if file.exists()
         )

@@ -29,12 +29,10 @@ class StudyFile:
 
     @property
     def folder(self) -> Path:
-        """The folder of its results."""
         return RESULTS / self.name
 
     @property
     def command(self) -> str:
-        """The command that runs it."""
         return f"snakemake --cores all --configfile {self.path}"
 
 

@@ -1,6 +1,9 @@
-"""Tables, times and sizes for a terminal."""
+"""Tables, times, sizes and lines for a terminal."""
 
+import logging
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -33,3 +36,13 @@ def size(n_bytes: float) -> str:
         if n_bytes >= limit:
             return f"{n_bytes / limit:.3g} {unit}"
     return f"{n_bytes:.0f} B"
+
+
+def tell(line: str) -> None:
+    """Print a line to stderr, but only between whole lines: Snakemake writes a record and its line end in two steps."""
+    with ExitStack() as quiet:
+        for handler in logging.getLogger("snakemake.logging").handlers:
+            handler.acquire()
+            quiet.callback(handler.release)
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()

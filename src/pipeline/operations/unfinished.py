@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.operations.live.tail import last_lines, refusal
-from pipeline.operations.told import tell
+from pipeline.operations.text import tell
 
 #: The folder beside the one of the report.
 FOLDER = "unfinished"
@@ -68,7 +68,6 @@ def tell_how_to_get_the_page(study: str, dag: Any, results: Path = Path("results
 
 
 def clear_page(study: str, results: Path = Path("results")) -> None:
-    """Remove the page of an unfinished study."""
     shutil.rmtree(results / study / FOLDER, ignore_errors=True)
 
 

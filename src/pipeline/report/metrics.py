@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from pipeline.artifacts.results import Number
 from pipeline.artifacts.results.critical_batch import Prediction
-from pipeline.artifacts.results.facts import Number
 from pipeline.artifacts.results.half_network import (
     CandidateRow,
     DeviceRow,

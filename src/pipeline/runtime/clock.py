@@ -2,9 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from tqdm import tqdm
 
 ENOUGH = 5  # steps from which the time of the others is estimated
 
@@ -54,3 +56,16 @@ class ProgressLine:
             rate = n_timed / (now - first_time)
             speed = f", {rate:.1f} steps/s, {(self.total - done) / rate:.0f} s left"
         print(f"{self.label}: {done}/{self.total} steps{speed}  {note}".rstrip(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def boxes(label: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that tells a bar how many boxes of how many are done; the bar is shown only in a terminal."""
+    # disable=None hides the bar where standard error is not a terminal.
+    with tqdm(desc=label, unit=" boxes", leave=False, disable=None if shown else True) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield tell

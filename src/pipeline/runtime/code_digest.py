@@ -23,6 +23,7 @@ from pipeline.runtime.native_sources import digest_of_sources
 PACKAGE = "pipeline"
 TEMPLATES = frozenset({".html", ".css", ".js"})
 ROOT = Path(__file__).resolve().parents[2]
+OWN_SOURCE = Path(__file__).read_bytes()
 
 
 @functools.cache
@@ -50,7 +51,7 @@ def _found_in(file: Path, package: str) -> tuple[list[str], str]:
     """
     source = file.read_bytes()
     # This module's own source is part of the key: if it digests differently, all files are digested again.
-    key = hashlib.sha256(b"\0".join([_own_source(), package.encode(), source])).hexdigest()
+    key = hashlib.sha256(b"\0".join([OWN_SOURCE, package.encode(), source])).hexdigest()
     kept = Path(cache_from_source(str(file))).with_suffix(".meaning.json")
     with suppress(OSError, ValueError, TypeError, KeyError):  # there is no cached file, or only a part of one
         found = json.loads(kept.read_bytes())
@@ -66,11 +67,6 @@ def _found_in(file: Path, package: str) -> tuple[list[str], str]:
             temporary.write_text(json.dumps({"key": key, "names": names, "meaning": meaning}))
             temporary.replace(kept)
     return names, meaning
-
-
-@functools.cache
-def _own_source() -> bytes:
-    return Path(__file__).read_bytes()
 
 
 def _imports(tree: ast.Module, package: str) -> set[str]:

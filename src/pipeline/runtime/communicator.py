@@ -96,7 +96,6 @@ class Counting:
     """A communicator that counts its messages.
 
     Attributes:
-        inner: The communicator that does the work.
         n_bytes: Bytes of this process's tensors, by operation.
         n_calls: Calls, by operation.
         waiting: Seconds inside calls, by operation, until the other processes and their tensors have arrived.
@@ -123,11 +122,7 @@ class Counting:
 
     @contextmanager
     def _counted(self, operation: str, *tensors: Tensor) -> Iterator[None]:
-        """Count the bytes and the seconds of a call."""
-        passed, n_calls = 0, 0
-        for tensor in tensors:
-            passed += tensor.numel() * tensor.element_size()
-            n_calls += 1
+        passed, n_calls = sum(tensor.numel() * tensor.element_size() for tensor in tensors), len(tensors)
         self.n_bytes[operation] += passed
         self.n_calls[operation] += n_calls
         begun = time.perf_counter()
@@ -295,7 +290,6 @@ def run_in_threads(n_processes: int, work: Callable[[Communicator], T], *, at_on
     raised here.
 
     Args:
-        n_processes: Number of processes.
         work: The function that each process calls with its communicator; threads may wait for each other only through
             that communicator.
         at_once: Whether all run at the same time, in an undefined order.

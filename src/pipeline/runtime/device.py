@@ -12,10 +12,8 @@ from pipeline.errors import ConfigError
 def choose_device(wanted: str, local_rank: int = 0, *, label: str = "") -> torch.device:
     """Turn a study's `device` into a torch device: cpu, cuda, or auto, which takes a GPU where there is one.
 
-    Processes of a node share its GPUs in turn, by their `local_rank`. Messages on a missing GPU begin with `label`.
-
-    Raises:
-        ConfigError: If "cuda" is wanted and there is no GPU.
+    Processes of a node share its GPUs in turn, by their `local_rank`. Messages on a missing GPU begin with `label`; if
+    "cuda" is wanted, it is a ConfigError.
     """
     if wanted == "cpu":
         return torch.device("cpu")

@@ -23,7 +23,6 @@ class Counters:
 
     @classmethod
     def now(cls, powercap: Path = POWERCAP) -> "Counters":
-        """Read all counters that can be read."""
         joules, wrap = {}, {}
         for zone in sorted(powercap.glob("intel-rapl:*")):
             if zone.name.count(":") != 1:
@@ -31,17 +30,13 @@ class Counters:
             with contextlib.suppress(OSError, ValueError):
                 joules[zone.name] = int((zone / "energy_uj").read_text()) / 1e6
                 wrap[zone.name] = int((zone / "max_energy_range_uj").read_text()) / 1e6
-        for name, value in _gpus().items():
-            joules[name] = value
-        return cls(joules, wrap)
+        return cls(joules | _gpus(), wrap)
 
     def since(self, earlier: "Counters") -> dict[str, float]:
         """Joules spent since `earlier`, by kind: "package_joules", "gpu_joules"; uncounted kinds are left out."""
         spent: dict[str, float] = {}
-        for name, value in self.joules.items():
-            if name not in earlier.joules:
-                continue
-            difference = value - earlier.joules[name]
+        for name in (name for name in self.joules if name in earlier.joules):
+            difference = self.joules[name] - earlier.joules[name]
             if difference < 0:
                 difference += self.wrap.get(name, 0.0)
             kind = "gpu_joules" if name.startswith("gpu") else "package_joules"

@@ -38,12 +38,10 @@ _DIAGNOSED = 1400  # bytes for each of all triangles, which the first process ch
 
 # Most columns of a low-rank matrix, relative to its rows: with more, a dense matrix is as good.
 MOST_COLUMNS = 0.25
-_COPIES = (
-    2  # of these columns: those found and those kept in the build, those kept and those scaled in the solve
-)
-_SQUARES = (
-    3  # matrices of columns by columns on every process: the products, their sum with 1, and its factor
-)
+# Copies of these columns: those found and those kept in the build, those kept and those scaled in the solve.
+_COPIES = 2
+# Matrices of columns by columns on every process: the products, their sum with 1, and its factor.
+_SQUARES = 3
 
 _FULL = 0.9  # share of a node's memory that its processes may be predicted to use
 _ROWS = 2**18  # most rows of a process while there are nodes enough: with more, a job takes long
@@ -94,8 +92,6 @@ def foretell(
         name: Name of the point set; it distinguishes surfaces from volumes.
         n: Number of unknowns: points, or triangles of a mesh.
         dimension: Number of coordinates. Beyond three, a hierarchical matrix is counted as dense.
-        tolerance, factor_tolerance: Tolerances of the matrix and of its factorization.
-        processes: Number of processes that share it.
         on_globe: Whether the points are longitudes and latitudes, which lie on a surface whatever their name.
         kriging: Whether the task is kriging, which holds a second matrix with its factorization, both at `tolerance`.
         fitted: Number of values that a fit uses, before the matrix is compressed.

@@ -14,8 +14,6 @@ from pipeline.runtime.mpi import MpiCommunicator
 
 @dataclass(frozen=True)
 class Member:
-    """A process of a group."""
-
     rank: int
     host: str
     pid: int
@@ -40,7 +38,6 @@ def members_of(mpi: MpiCommunicator) -> tuple[Member, ...]:
 
 
 def gone_of(members: Sequence[Member]) -> list[Member]:
-    """Return the members that have ended."""
     return [member for member in members if member.is_gone()]
 
 
@@ -62,21 +59,17 @@ def lost(members: Sequence[Member], gone: Sequence[Member]) -> ProcessLostError:
     others = [member for member in members if member not in gone]
     if (others[0].pid, others[0].host) != (os.getpid(), socket.gethostname()):
         time.sleep(2)
-    return ProcessLostError(
-        f"{_obituary(members, gone)}; nothing was published and the last checkpoint is kept: start the same job again"
-    )
-
-
-def _obituary(members: Sequence[Member], gone: Sequence[Member]) -> str:
-    n = len(members)
-    if gone:
-        verb = "has" if len(gone) == 1 else "have"
-        return f"{', '.join(map(str, gone))}, of {n} processes, {verb} died"
-    here = socket.gethostname()
+    n, here = len(members), socket.gethostname()
     elsewhere = dict.fromkeys(member.host for member in members if member.host != here)
-    if not elsewhere:
-        return f"the connection between the {n} processes on {here} has broken, though all of them live"
-    return (
-        f"{here} has lost its connection to another process of this job; all of its own live, so one on "
-        f"{' or '.join(elsewhere)} has died, or the network between has failed"
+    if gone:
+        what = f"{', '.join(map(str, gone))}, of {n} processes, {'has' if len(gone) == 1 else 'have'} died"
+    elif not elsewhere:
+        what = f"the connection between the {n} processes on {here} has broken, though all of them live"
+    else:
+        what = (
+            f"{here} has lost its connection to another process of this job; all of its own live, so one on "
+            f"{' or '.join(elsewhere)} has died, or the network between has failed"
+        )
+    return ProcessLostError(
+        f"{what}; nothing was published and the last checkpoint is kept: start the same job again"
     )

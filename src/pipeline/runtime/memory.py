@@ -5,9 +5,8 @@ import ctypes
 # Constants of glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes of freed memory
-LARGEST = (
-    2**25
-)  # bytes of one piece; larger ones would leave gaps that nothing fits into, and go back to the system as always
+# Bytes of one piece; larger ones would leave gaps that nothing fits into, and go back to the system as always.
+LARGEST = 2**25
 
 
 def keep_freed_memory() -> bool:

@@ -41,11 +41,7 @@ class MpiCommunicator:
 
     @classmethod
     def of(cls, processes: int | None) -> "MpiCommunicator":
-        """Return the processes that were started together; there must be as many as were asked for.
-
-        Raises:
-            ConfigError: If the launcher and MPI did not find each other; every process then runs as if alone.
-        """
+        """Return the processes that were started together; ConfigError unless there are as many as were asked for."""
         found = cls()
         if processes is not None and found.size != processes:
             raise ConfigError(
@@ -74,7 +70,6 @@ class MpiCommunicator:
 
     @property
     def local_size(self) -> int:
-        """The number of processes on this node."""
         return self.node.Get_size()
 
     @_together()
@@ -122,12 +117,10 @@ class MpiCommunicator:
 
     @_together()
     def broadcast_text(self, text: str, source: int) -> str:
-        """Return the text of process `source` on every process."""
         return str(self.comm.bcast(text, root=source))
 
     @_together()
     def all_gather_text(self, text: str) -> list[str]:
-        """Return the text of every process, in order."""
         return [str(one) for one in self.comm.allgather(text)]
 
     @_together()
@@ -138,14 +131,9 @@ class MpiCommunicator:
 class NodeMemory:
     """Memory that all processes of one node read and write, with meetings between writing and reading.
 
-    All processes must open it together. Once open, it has no name, so nothing is left of it however the processes end;
-    MPI's own windows do not promise this.
-
-    Attributes:
-        pieces: Bytes, equally many for each process.
-
-    Raises:
-        OSError: If one process cannot open it; all of them raise it.
+    All processes must open it together; if one cannot, all raise OSError. Once open, it has no name, so nothing is left
+    of it however the processes end; MPI's own windows do not promise this. Each process has one of the `pieces`, which
+    have equally many bytes.
     """
 
     def __init__(self, mpi: MpiCommunicator, n_bytes: int) -> None:

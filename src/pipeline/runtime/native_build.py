@@ -10,14 +10,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def check_built(root: Path = ROOT) -> None:
-    """Compare every built module with its sources, before anything is started.
-
-    Raises:
-        ConfigError: If a module was built from other sources, or if the installation names a file that is gone.
-    """
+    """Raise ConfigError if a module was built from other sources, or an installed file of another module is gone."""
     folders = _folders(root)
-    if folders:
-        _require_files()
+    # An editable installation lists its modules; the file of one may have been moved or deleted.
+    for finder in sys.meta_path if folders else []:
+        for module, file in getattr(finder, "known_source_files", {}).items():
+            if module.split(".")[0] == "pipeline" and not Path(file).is_file():
+                raise ConfigError(f"{module}: was installed from {file}, which is gone; run: make env")
     for folder in folders:
         library = library_of(folder)
         _compare(folder, digest_in(library) if library else None)
@@ -43,14 +42,6 @@ def library_of(folder: Path) -> Path | None:
         if found is not None and found.origin is not None:
             return Path(found.origin)
     return None
-
-
-def _require_files() -> None:
-    """Raise ConfigError if an editable installation lists a module whose file was moved or deleted."""
-    for finder in sys.meta_path:
-        for module, file in getattr(finder, "known_source_files", {}).items():
-            if module.split(".")[0] == "pipeline" and not Path(file).is_file():
-                raise ConfigError(f"{module}: was installed from {file}, which is gone; run: make env")
 
 
 def _name(folder: Path) -> str:

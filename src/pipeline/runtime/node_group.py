@@ -128,11 +128,7 @@ class NodeGroup:
             yield part, [place[:n_bytes].view(part.dtype) for place in self._next_places()]
 
     def _meet(self) -> None:
-        """Wait for all processes.
-
-        Raises:
-            ProcessLostError: If a process has died, or has not arrived within the time that torch's group would wait.
-        """
+        """Wait for all; ProcessLostError if one has died, or stays away as long as torch's group would wait."""
         are_all_here = self.memory.arrive()
         start = looked = time.monotonic()
         while not are_all_here():
@@ -154,11 +150,7 @@ class NodeGroup:
 
 @contextmanager
 def process_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communicator]:
-    """Join the processes of this launch: by shared memory where all compute on the CPUs of one node, else by torch.
-
-    Raises:
-        ConfigError: If `torch_group` refuses.
-    """
+    """Join the processes of this launch: by shared memory where all compute on the CPUs of one node, else by torch."""
     if mpi.size == 1:
         yield Serial()
         return

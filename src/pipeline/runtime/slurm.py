@@ -45,15 +45,13 @@ def jobs_of(checkout: Path) -> list[str]:
 def jobs_named(names: str) -> list[str]:
     """The ids of this user's jobs in Slurm's queue with one of the names between commas; none without a name.
 
-    Raises:
-        PipelineError: If Slurm doesn't answer or isn't found here, so that the jobs are unknown.
+    It is a PipelineError if Slurm doesn't answer or isn't found here, so that the jobs are unknown.
     """
     if not names:
         return []
     unknown = f"a main process that was killed may have jobs in Slurm's queue ({names}), and"
     known = f"if you know that it has none, remove {lock_file(Path(), 'main')}"
     try:
-        _require_client("squeue")
         return _call("squeue", "--me", f"--name={names}", "--noheader", "--format=%i").split()
     except _NoSlurmError as error:
         raise PipelineError(f"{unknown} {error}; {known}") from None
@@ -62,11 +60,9 @@ def jobs_named(names: str) -> list[str]:
 def cancel_jobs_of(killed: Holder) -> list[str]:
     """End the jobs that a killed main process left, and wait until they are gone; return their ids.
 
-    A training first writes a checkpoint, and continues from it when it is started again.
-
-    Raises:
-        PipelineError: If the jobs don't end, or if the main process ran on another machine. It may still be alive
-            there, because a file system may keep its locks to one machine.
+    A training first writes a checkpoint, and continues from it when it is started again. It is a PipelineError if the
+    jobs don't end, or if the main process ran on another machine: it may still be alive there, because a file system
+    may keep its locks to one machine.
     """
     jobs = jobs_named(killed.jobs)
     if jobs and killed.host != socket.gethostname():
@@ -110,6 +106,7 @@ def queue_again() -> bool:
 
 def _call(*command: str) -> str:
     """Call one of Slurm's clients, again and again for a while if the controller doesn't answer."""
+    _require_client(command[0])
     for seconds_to_wait in (1, 4, 15, 0):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:

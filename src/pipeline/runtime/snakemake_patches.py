@@ -1,5 +1,7 @@
 """Every change that this program makes to private parts of Snakemake and of its executor for Slurm, with its reason.
 
+Options of Snakemake that make no sense for this workflow are refused, each with a replacement.
+
 The changes were written for the versions below. With any other version `check_versions` ends the run with one line,
 because the private parts may have changed.
 """
@@ -8,7 +10,7 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +19,7 @@ from pipeline.errors import ConfigError
 SNAKEMAKE = ("snakemake", "9.27")
 SLURM = ("snakemake-executor-plugin-slurm", "2.8.0")
 MODULE = "snakemake_executor_plugin_slurm"
+QUOTES = "'\""
 #: Seconds before a job is submitted again if the queue had no room for it.
 SECONDS_UNTIL_ROOM = 30.0
 # Messages of Slurm and its executor while a queue is full or a daemon is down: the same submission succeeds later.
@@ -32,6 +35,17 @@ ADVICE = (
     ("node configuration", "ask for less memory, fewer cores or another partition in the profile"),
     ("", "mend the profile's resources of this rule"),
 )
+# Options that make no sense for this workflow, and what to do instead.
+INSTEAD = {
+    "--containerize": (
+        "writes down rules' conda environments, and all rules here run in one environment, which constraints.txt pins; "
+        "build an image with that: docker build -t parsimony . (or apptainer build parsimony.sif parsimony.def)"
+    ),
+    "--generate-unit-tests": (
+        "writes tests that compare outputs byte by byte, and results here hold dates and wall times; "
+        "make results again elsewhere and compare them with: python -m pipeline verify FOLDER --against RESULTS"
+    ),
+}
 
 
 def check_versions(*, with_slurm: bool) -> None:
@@ -43,6 +57,14 @@ def check_versions(*, with_slurm: bool) -> None:
                 f"{package} {found}: the changes in pipeline/runtime/snakemake_patches.py are for {wanted}; "
                 f"run: pip install '{package}=={wanted if wanted.count('.') > 1 else f'{wanted}.*'}'"
             )
+
+
+def refuse_unsupported(arguments: Sequence[str]) -> None:
+    """Raise ConfigError if an unsupported option is on Snakemake's command line."""
+    for word in arguments:
+        option = word.partition("=")[0]
+        if option in INSTEAD:
+            raise ConfigError(f"{option} {INSTEAD[option]}")
 
 
 def leave_outputs_marked() -> None:
@@ -90,9 +112,6 @@ def _renamed(reason: Any) -> tuple[str, str]:
     )
     others = (change.only_old | change.only_new) - codes[0] - codes[1]
     return said, f"{told}; {said}" if others else told
-
-
-QUOTES = "'\""
 
 
 def mend_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]) -> None:
@@ -179,7 +198,6 @@ class _Submissions:
         self.local = threading.local()
 
     def take_over(self) -> None:
-        """Replace the executor's methods by these."""
         executor = self.executor
         executor.run_job = self.run_job
         executor._report_job_error_threadsafe = self.note_refusal
@@ -195,7 +213,7 @@ class _Submissions:
                 method()
             except (
                 OSError
-            ) as error:  # at its end it writes a table of efficiencies, for which a full disk has no room
+            ) as error:  # of the table of efficiencies at its end, for which a full disk has no room
                 self.executor.logger.warning(f"Slurm's figures of this run were not written: {error}")
 
         return end

@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,8 @@ from pipeline.runtime.native_build import check_loaded
 
 VARIABLE = "PARSIMONY_SOFTWARE"
 PACKAGES = (
-    "parsimony-pipeline",
-    "snakemake",
-    "torch",
-    "numpy",
-    "scipy",
-    "mpi4py",
-    "mpich",
-    "safetensors",
-    "pydantic",
-)
+    "parsimony-pipeline", "snakemake", "torch", "numpy", "scipy", "mpi4py", "mpich", "safetensors", "pydantic",
+)  # fmt: skip
 
 
 @functools.cache
@@ -37,10 +30,8 @@ def versions() -> dict[str, str]:
     """The installed versions of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -72,10 +63,7 @@ def check_code(stage: str, planned: str, root: Path = ROOT) -> str:
 
     Called when the stage is imported, so that the loaded code is compared. Snakemake records the digest that a job was
     planned with: a result of other code under that digest would never be made again. `planned` is empty for a stage
-    that is started by hand.
-
-    Raises:
-        ConfigError: If the code has changed since, or a native module was built from other sources.
+    that is started by hand. ConfigError if the code or a native module's sources have changed since.
     """
     check_loaded(root)
     here = code_digest(f"pipeline.stages.{stage}", root)

@@ -10,18 +10,8 @@ import torch
 from pipeline.errors import ArtifactError, ConfigError, ConvergenceError
 from pipeline.runtime.communicator import Communicator
 
-_KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind
-    for kind in (
-        ArtifactError,
-        ConfigError,
-        ConvergenceError,
-        TypeError,
-        ValueError,
-        ZeroDivisionError,
-        MemoryError,
-    )
-}
+_ERRORS = ArtifactError, ConfigError, ConvergenceError, TypeError, ValueError, ZeroDivisionError, MemoryError
+_KINDS: dict[str, type[Exception]] = {kind.__name__: kind for kind in _ERRORS}
 
 _ORDER = "call the same methods in the same order on all processes"
 _ALIKE = "{"  # first letter of the text from `require_alike`, and of no failure
@@ -48,11 +38,8 @@ def _told(failure: BaseException) -> str:
 def together(communicator: Communicator) -> Iterator[None]:
     """Run a block that is not collective, and raise on all processes if it fails on one; collective.
 
-    An interruption of one process, such as Ctrl-C, ends the others too.
-
-    Raises:
-        Exception: On the first process that failed, its own exception. On the others, one of the same type if users can
-            act on it, else RuntimeError; it names the first process. An interrupted process raises its own exception.
+    The first process that failed raises its own exception. The others raise one of the same type, if users can act on
+    it, or else a RuntimeError; it names the first process. An interruption of one process, such as Ctrl-C, ends all.
     """
     failure: BaseException | None = None
     try:

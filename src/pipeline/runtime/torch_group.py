@@ -52,8 +52,7 @@ TIMEOUT = timedelta(minutes=10)
 def local_address(other_nodes: Sequence[str]) -> str:
     """Return the address at which other nodes of the job reach this node; without other nodes, only this machine can.
 
-    Raises:
-        ConfigError: If the interface that `PARSIMONY_INTERFACE` names has no address, or no route leads to the nodes.
+    It is a ConfigError if the interface in `PARSIMONY_INTERFACE` has no address, or no route leads to the nodes.
     """
     wanted = os.environ.get(INTERFACE)
     if wanted:
@@ -79,11 +78,8 @@ def local_address(other_nodes: Sequence[str]) -> str:
 
 
 def interface_of(address: str) -> str | None:
-    """The name of the interface that has an address."""
-    for name, entries in psutil.net_if_addrs().items():
-        if any(entry.address == address for entry in entries):
-            return str(name)
-    return None
+    known = psutil.net_if_addrs().items()
+    return next((str(name) for name, own in known if any(entry.address == address for entry in own)), None)
 
 
 def open_store(address: str, mpi: MpiCommunicator) -> dist.PrefixStore:  # type: ignore[name-defined]  # torch's stubs leave stores out
@@ -129,11 +125,7 @@ def backend_for(device: torch.device, mpi: MpiCommunicator) -> str:
 
 @contextmanager
 def torch_group(device: torch.device, mpi: MpiCommunicator) -> Iterator[Communicator]:
-    """Open torch's process group among the processes of this launch, and close it; one process needs no network.
-
-    Raises:
-        ConfigError: If some processes compute on a GPU and others don't.
-    """
+    """Open torch's process group among the processes of this launch, and close it; one process needs no network."""
     if mpi.size == 1:
         yield Serial()
         return

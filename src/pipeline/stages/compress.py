@@ -4,6 +4,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from pipeline.hmatrix.boundary_elements import NearField, notes_on_wave
 from pipeline.hmatrix.distributed import DistributedLowRank, OwnTriangles
 from pipeline.hmatrix.gaussian_process import median_distance
 from pipeline.hmatrix.inputs import Progress
+from pipeline.runtime.clock import boxes
 from pipeline.runtime.communicator import Communicator
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
@@ -25,10 +27,8 @@ from pipeline.runtime.words import counted
 from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import created, own_rows
 from pipeline.stages.parts.matrices import in_words, own_triangles, save_near_field
-from pipeline.stages.parts.progress import boxes
 from pipeline.stages.parts.scattering import mesh_of
 from pipeline.stages.parts.spec import read_spec
-from pipeline.stages.parts.tensors import tensor
 from pipeline.stages.parts.work import CompressedMatrix, foretold_of, require_memory, work_of_compression
 
 SMALLEST_NUGGET = 1e-3  # in a fit, relative to the values' variance: it bounds the condition number
@@ -36,8 +36,6 @@ SMALLEST_NUGGET = 1e-3  # in a fit, relative to the values' variance: it bounds 
 
 @dataclass(frozen=True)
 class KernelWithNugget:
-    """A kernel with its nugget."""
-
     kernel: kernels.Kernel
     nugget: float = 0.0
     nugget_at_bound: bool = False
@@ -73,6 +71,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     relative_error = operator.error_estimate()
     levels, (blocks, left_out) = operator.level_table(), operator.shown_blocks()
     work = work_of_compression(matrices.values(), seconds, foretold.compress_bytes, communicator)
+    numbers = operator.factor if isinstance(operator, DistributedLowRank) else operator.form.near.inner.values
     # The dense alternative has a row per unknown. For boundary elements the compressed matrix is larger: the kernel
     # between their quadrature points.
     n = points.facts_as(PointsFacts).n
@@ -93,7 +92,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
             n_bytes=work.n_bytes,
             dense_bytes=(16 if covariance.kernel.is_complex else 8) * n**2,
             symmetric=not isinstance(operator, DistributedLowRank) and operator.form.mirrored,
-            precision=_precision(operator),
+            precision=str(numbers.dtype),
             tolerance=spec.compress.tolerance,
             relative_error=relative_error,
             missed=relative_error > 2 * spec.compress.tolerance,
@@ -119,19 +118,11 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
         told = facts.compress
         ratio = told.dense_bytes / max(told.n_bytes, 1)
         beside = (
-            "about as much as dense"
-            if 1 / 1.05 < ratio < 1.05
-            else (
-                f"{ratio:.1f} times less than dense"
-                if ratio >= 1
-                else f"{1 / ratio:.1f} times as much as dense"
-            )
+            f"{ratio:.1f} times less than dense" if ratio >= 1 else f"{1 / ratio:.1f} times as much as dense"
         )
-        fitting = (
-            f" after a fit of {covariance.fit.seconds:.1f} s"
-            if covariance.fit and covariance.fit.seconds
-            else ""
-        )
+        beside = "about as much as dense" if 1 / 1.05 < ratio < 1.05 else beside
+        fit = covariance.fit
+        fitting = f" after a fit of {fit.seconds:.1f} s" if fit and fit.seconds else ""
         print(
             f"compress {name}: {counted(told.n_rows, 'row')} in {seconds:.1f} s{fitting} on "
             f"{counted(communicator.size, 'process', 'processes')}, "
@@ -149,48 +140,29 @@ def _matrices(
 ) -> tuple[Mapping[str, CompressedMatrix], tuple[NearField, OwnTriangles] | None]:
     """Compress the matrix to solve with, and for boundary elements a preconditioner; return their near field too."""
     kernel, tolerance = covariance.kernel, spec.compress.tolerance
+    h2 = partial(
+        DistributedH2Matrix.from_kernel, kernel=kernel, communicator=communicator, tolerance=tolerance
+    )
     if spec.task not in ("capacitance", "scattering"):
         with together(communicator):
             rows = own_rows(points, "points", communicator)
         if spec.compress.form == "low_rank":
-            return {
-                "operator": DistributedLowRank.from_kernel(
-                    rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance
-                )
-            }, None
-        matrix = DistributedH2Matrix.from_kernel(
-            rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance, progress=progress
-        )
-        return {"operator": matrix}, None
+            low_rank = DistributedLowRank.from_kernel(
+                rows, kernel, communicator, diagonal=covariance.nugget, tolerance=tolerance
+            )
+            return {"operator": low_rank}, None
+        return {"operator": h2(rows, diagonal=covariance.nugget, progress=progress)}, None
     if isinstance(kernel, kernels.Helmholtz):
         with together(communicator):
             notes_on_wave(mesh_of(points), complex(kernel.wavenumber))  # refuses a mesh that is too coarse
             nodes = own_triangles(points, communicator).points
-        return {
-            "operator": DistributedH2Matrix.from_kernel(
-                nodes, kernel, communicator, tolerance=tolerance, progress=progress
-            )
-        }, None
+        return {"operator": h2(nodes, progress=progress)}, None
     with together(communicator):
         own = own_triangles(points, communicator)
         near_field = own.near_field()
-    far = DistributedH2Matrix.from_kernel(
-        own.points, kernel, communicator, tolerance=tolerance, progress=progress
-    )
-    centers = DistributedH2Matrix.from_kernel(
-        own.centroids,
-        kernel,
-        communicator,
-        diagonal=near_field.safe_diagonal,
-        tolerance=max(tolerance, 1e-4),
-    )
+    far = h2(own.points, progress=progress)
+    centers = h2(own.centroids, diagonal=near_field.safe_diagonal, tolerance=max(tolerance, 1e-4))
     return {"operator": far, "preconditioner": centers}, (near_field, own)
-
-
-def _precision(matrix: CompressedMatrix) -> str:
-    return str(
-        (matrix.factor if isinstance(matrix, DistributedLowRank) else matrix.form.near.inner.values).dtype
-    )
 
 
 def _everybodys_covariance(
@@ -207,17 +179,13 @@ def _everybodys_covariance(
         with together(communicator):
             if communicator.rank == 0:
                 generator = torch.Generator().manual_seed(0)
-                distance = median_distance(tensor(points, "points"), generator)
+                distance = median_distance(points.tensor("points"), generator)
         kernel = kernel.stretched(float(communicator.broadcast_text(repr(distance), source=0)))
     return KernelWithNugget(kernel, spec.nugget * kernel.variance)
 
 
 def _fitted(
-    spec: CompressSpec,
-    kernel: kernels.Stationary,
-    asked: Fit,
-    points: Artifact,
-    communicator: Communicator,
+    spec: CompressSpec, kernel: kernels.Stationary, asked: Fit, points: Artifact, communicator: Communicator
 ) -> KernelWithNugget:
     """Return the kernel and the nugget of maximum likelihood, the same on all processes; collective."""
     start = time.perf_counter()

@@ -29,13 +29,14 @@ from pipeline.precision import Budget, HalfNetwork, compare_predictions
 from pipeline.precision.error import LayerError
 from pipeline.precision.plan import Layer
 from pipeline.precision.predictions import LabelError, check_labels
-from pipeline.stages.parts.images import read_images
-from pipeline.stages.parts.networks import model_of
+from pipeline.stages.parts.images import model_of, read_images
 from pipeline.stages.parts.own_networks import budget_of, named, network_of, samples_of
 from pipeline.stages.parts.spec import read_spec, written
 
 CALIBRATION_SAMPLES = 4096  # four of them are a tenth of a percentage point
 ERROR_SAMPLES = 256  # through float64, for the errors of each layer's output
+AT_ONCE = 512  # samples through the network as it was trained
+_OF_A_LAYER = "name", "kind", "routine", "weight_dtype", "n_parameters", "flops"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
         raise ConfigError(f"{source.labelled_by}: {failure}") from failure
     images, test_labels = source.test
     with torch.no_grad():
-        before = _in_parts(source.module, images)
+        before = torch.cat([source.module(part) for part in torch.split(images, AT_ONCE)])
     # By the project's own routines: their sums don't depend on the number of threads, so all machines agree bit by bit.
     calibration_logits = network.float_twin()(samples)
     n_before = network.n_saturated  # so far the converter has run only the calibration set
@@ -124,12 +125,7 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
 
 def _row(layer: Layer, error: LayerError) -> ConvertedLayer:
     return ConvertedLayer(
-        name=layer.name,
-        kind=layer.kind,
-        routine=layer.routine,
-        weight_dtype=layer.weight_dtype,
-        n_parameters=layer.n_parameters,
-        flops=layer.flops,
+        **{key: getattr(layer, key) for key in _OF_A_LAYER},
         output_error=error.relative_error,
         output_sqnr_db=error.sqnr_db,
         activations=LayerErrorRow.model_validate(error, from_attributes=True),
@@ -183,8 +179,3 @@ def _of_network(own: OwnNetwork) -> _Source:
         seed=None,
         labelled_by=str(own.labels),
     )
-
-
-def _in_parts(module: nn.Module, x: Tensor, size: int = 512) -> Tensor:
-    """A module's outputs, computed for a part of the samples at a time."""
-    return torch.cat([module(x[start : start + size]) for start in range(0, len(x), size)])

@@ -1,9 +1,20 @@
-"""Stage `points`: the places of a matrix's rows, and the values known there."""
+"""Stage `points`: the places of a matrix's rows, and the values known there.
 
+A file is read one part of the rows at a time. Rows that were read and checked go to files without a name, which vanish
+when the process ends; then the held-out rows are separated from the others. Only one part of the rows, and a number
+for each row, are in memory.
+"""
+
+import tempfile
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.store import Draft
@@ -11,11 +22,13 @@ from pipeline.config.points import CubeMesh, FilePoints, Generated, OwnMesh, Poi
 from pipeline.data import Places, hold_out
 from pipeline.data.meshes import cube_mesh, sphere_mesh
 from pipeline.data.own_mesh import load_usable_mesh
+from pipeline.data.own_points import OwnPoints
 from pipeline.data.splits import n_held_out_of
 from pipeline.errors import ConfigError, errors_about
 from pipeline.runtime.words import counted
-from pipeline.stages.parts.own_points import own_places
 from pipeline.stages.parts.spec import read_spec, written
+
+ROWS_AT_ONCE = 65536
 
 
 def run(options: Namespace) -> None:
@@ -27,11 +40,15 @@ def run(options: Namespace) -> None:
         written(options, "points", spec) as draft,
     ):
         if isinstance(points, FilePoints):
-            facts = own_places(draft, points)
+            facts = _own_places(draft, points)
         elif isinstance(points, Places):
             facts = write_places(draft, points)
         elif isinstance(points, Generated):
-            facts = _generated(draft, points)
+            places = points.load()
+            draft.save_array("points", places.points, unit=places.units["points"])
+            facts = PointsFacts(
+                name=points.name, n=points.n, dimension=points.DIMENSION, description=places.description
+            )
         elif isinstance(points, OwnMesh):
             facts = _own_mesh(draft, points)
         elif isinstance(points, SphereMesh | CubeMesh):
@@ -72,13 +89,6 @@ def write_places(draft: Draft, spec: Places) -> PointsFacts:
     )
 
 
-def _generated(draft: Draft, spec: Generated) -> PointsFacts:
-    """Points without values."""
-    places = spec.load()
-    draft.save_array("points", places.points, unit=places.units["points"])
-    return PointsFacts(name=spec.name, n=spec.n, dimension=spec.DIMENSION, description=places.description)
-
-
 def _own_mesh(draft: Draft, spec: OwnMesh) -> PointsFacts:
     """A mesh of a file, checked before anything is computed on it."""
     path = Path(spec.path)
@@ -101,3 +111,76 @@ def _mesh(draft: Draft, spec: SphereMesh | CubeMesh) -> PointsFacts:
     draft.save_array("vertices", vertices)
     draft.save_array("triangles", triangles)
     return PointsFacts(name=spec.name, n=len(triangles), dimension=3, reference=reference, description=what)
+
+
+def _own_places(draft: Draft, spec: FilePoints) -> PointsFacts:
+    """Write the points of a file, with their values, divided into known and held-out ones."""
+    own = spec.open()
+    units = [own.units[name] for name in own.values]
+    unit = units[0] if len(set(units)) == 1 else ", ".join(units)
+    with ExitStack() as stack:
+        n, scratch = _to_scratch(own, stack, draft.folder)
+        known, held_out = spec.divide(n)
+        d = scratch["points"].width
+        for prefix, rows in (("", known), ("held_out_", held_out)):
+            if prefix and not len(rows):
+                continue
+            for name, file in scratch.items():
+                if name == "points":
+                    draft.save_array_in_parts(
+                        f"{prefix}points", file.rows(rows), shape=(len(rows), d), unit=own.coordinate_unit
+                    )
+                elif name == "values":
+                    shape = (len(rows),) if file.width == 1 else (len(rows), file.width)
+                    draft.save_array_in_parts(f"{prefix}values", file.rows(rows), shape=shape, unit=unit)
+                elif prefix:
+                    for column, what in enumerate(("longitude", "latitude")):
+                        parts = (part[:, column] for part in file.rows(rows))
+                        draft.save_array_in_parts(
+                            f"held_out_{what}", parts, shape=(len(rows),), unit="degrees"
+                        )
+    return PointsFacts(
+        name=spec.name,
+        n=len(known),
+        dimension=d,
+        unit=units[0] if units else None,
+        quantity=own.values[0] if own.values else None,
+        quantities=own.values,
+        units=tuple(units),
+        coordinates=own.coordinates,
+        crs=own.crs,
+        description=f"the points of {own.path}",
+    )
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    """Rows of numbers in a file without a name."""
+
+    file: IO[bytes]
+    width: int
+
+    def rows(self, chosen: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+        """Yield the chosen rows, in increasing order, from one part of the file after the other."""
+        self.file.seek(0)
+        first = 0
+        while len(part := np.fromfile(self.file, np.float64, ROWS_AT_ONCE * self.width)):
+            rows = part.reshape(-1, self.width)
+            inside = slice(*np.searchsorted(chosen, (first, first + len(rows))))
+            yield rows[chosen[inside] - first]
+            first += len(rows)
+
+
+def _to_scratch(own: OwnPoints, stack: ExitStack, folder: Path) -> tuple[int, dict[str, _Scratch]]:
+    """Write the contents of the rows, a file for each kind; return how many rows there are."""
+    n, scratch = 0, dict[str, _Scratch]()
+    for part in own.parts():
+        for name, rows in {"points": part.points, "values": part.values, "degrees": part.degrees}.items():
+            if rows is None or not rows.shape[1]:
+                continue
+            if name not in scratch:
+                file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the stack closes it
+                scratch[name] = _Scratch(stack.enter_context(file), rows.shape[1])
+            scratch[name].file.write(np.ascontiguousarray(rows).data)
+        n += len(part.points)
+    return n, scratch

@@ -5,8 +5,6 @@ from argparse import Namespace
 from itertools import pairwise
 from statistics import fmean
 
-from pydantic import BaseModel
-
 from pipeline.artifacts.results.critical_batch import CriticalBatchFacts, Prediction, SeedPrediction
 from pipeline.artifacts.results.network import EpochRow, NetworkFacts
 from pipeline.artifacts.store import Artifact
@@ -15,18 +13,6 @@ from pipeline.errors import ArtifactError
 from pipeline.stages.parts.spec import read_spec, written
 from pipeline.training.halves import Noise
 from pipeline.training.noise_scale import critical_batch, noise_scale
-
-
-class _Recipe(BaseModel):
-    """The part of a training run's spec on its batches."""
-
-    batch_size: int
-
-
-class _Trained(BaseModel):
-    """The part of a trained network's spec on its run."""
-
-    run: _Recipe
 
 
 def run(options: Namespace) -> None:
@@ -41,15 +27,15 @@ def run(options: Namespace) -> None:
                 f"{options.spec}: wanted the networks of {name}, found none; name their manifests"
             )
         methods[method] = _predicted(name, mine)
-        print(
-            f"{method}: batches from {_samples(methods[method].critical_batch)} lose, by the noise of {name}"
-        )
+        batch = methods[method].critical_batch
+        told = "no size that noise tells of" if batch is None else f"about {batch:.3g} samples"
+        print(f"{method}: batches from {told} lose, by the noise of {name}")
     with written(options, "critical_batch", spec) as draft:
         draft.facts = CriticalBatchFacts(methods=methods)
 
 
 def _predicted(name: str, networks: list[Artifact]) -> Prediction:
-    batch_size = networks[0].spec_as(_Trained).run.batch_size
+    batch_size = int(networks[0].spec["run"]["batch_size"])
     trained = [network for network in networks if not network.facts_as(NetworkFacts).failure]
     seeds = [_of_seed(network, batch_size) for network in trained]
     found = [seed.critical_batch for seed in seeds]
@@ -74,7 +60,3 @@ def _of_seed(network: Artifact, batch_size: int) -> SeedPrediction:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _samples(batch: float | None) -> str:
-    return "no size that noise tells of" if batch is None else f"about {batch:.3g} samples"

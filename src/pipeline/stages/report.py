@@ -10,12 +10,10 @@ from pipeline.artifacts.entry import HistoryEntry, entry_of
 from pipeline.artifacts.history import read_snapshot
 from pipeline.artifacts.store import Artifact, create
 from pipeline.config.report import ReportSpec
-from pipeline.errors import ArtifactError
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
 from pipeline.report.metrics import HistoryMetrics, Metrics, Missing, RuleCost
-from pipeline.runtime.git import commits_between, uncommitted
-from pipeline.runtime.provenance import provenance
+from pipeline.runtime.provenance import commits_between, provenance, uncommitted
 from pipeline.stages.parts.collected import collect
 from pipeline.stages.parts.spec import read_spec
 
@@ -24,16 +22,19 @@ def run(options: Namespace) -> list[Path]:
     """Write `index.html` and `metrics.json`; return the manifests that were read, whether they were named or found."""
     spec = read_spec(options.spec, ReportSpec)
     folder = options.output.parent.parent
-    missing = _missing(options.missing)
-    lost = {one.artefact for one in missing}
+    # The artefacts that the main process recorded as missing after jobs had failed.
+    noted = json.loads(options.missing.read_text(encoding="utf-8")) if options.missing else {}
+    missing = [Missing(artefact=artefact, reason=reason) for artefact, reason in noted.items()]
     manifests = options.artefacts or [
-        folder / path / "manifest.json" for path in spec.artefacts() if path not in lost
+        folder / path / "manifest.json" for path in spec.artefacts() if path not in noted
     ]
-    found = _by_kind(manifests)
+    found: dict[str, list[tuple[str, Artifact]]] = {}
+    for artifact in map(Artifact.open, manifests):
+        found.setdefault(artifact.manifest["kind"], []).append((artifact.folder.name, artifact))
     pages = {
         name: folder.parent / name / "report" / "manifest.json"
         for name in spec.beside
-        if f"{name}/report" not in lost
+        if f"{name}/report" not in noted
     }
     beside = {name: Artifact.open(page, "report").json_as("metrics", Metrics) for name, page in pages.items()}
     origin = provenance(options.code)
@@ -49,14 +50,6 @@ def run(options: Namespace) -> list[Path]:
         draft.save_json("metrics", alone.model_dump(mode="json", exclude=blocks))
     print(f"report: {options.output.parent / 'index.html'}")
     return [*manifests, *pages.values()]
-
-
-def _missing(file: Path | None) -> list[Missing]:
-    """Read which artefacts the main process recorded as missing after jobs had failed."""
-    if file is None:
-        return []
-    noted = json.loads(file.read_text(encoding="utf-8"))
-    return [Missing(artefact=artefact, reason=reason) for artefact, reason in noted.items()]
 
 
 def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> HistoryMetrics | None:
@@ -99,20 +92,6 @@ def _history(snapshot: Path | None, manifests: Iterable[Path], folder: Path) -> 
         commits=list(since),
         respecified=respecified,
     )
-
-
-def _by_kind(manifests: Iterable[Path]) -> dict[str, list[tuple[str, Artifact]]]:
-    """The study's artefacts with the names of their folders, by kind."""
-    found: dict[str, list[tuple[str, Artifact]]] = {}
-    for path in manifests:
-        try:
-            kind = json.loads(path.read_text())["kind"]
-        except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such artefact; run snakemake to make it") from None
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ArtifactError(f"{path}: not a manifest; name the manifest.json of an artefact") from None
-        found.setdefault(kind, []).append((path.parent.name, Artifact.open(path, kind)))
-    return found
 
 
 def _rules(folder: Path, artefacts: Iterable[Path]) -> list[RuleCost]:

@@ -1,6 +1,7 @@
 """Stage `scaling`: time and storage against the number of points."""
 
 import time
+import timeit
 from argparse import Namespace
 from collections.abc import Callable
 
@@ -26,10 +27,8 @@ def run(options: Namespace) -> None:
     with threadpool_limits(1):
         for n in spec.sizes:
             rows.append(measure(n, kernel, spec.tolerance))
-            print(
-                "scaling  " + "  ".join(f"{key} {_short(value)}" for key, value in rows[-1]),
-                flush=True,
-            )
+            told = (f"{key} {value if isinstance(value, int) else f'{value:.3g}'}" for key, value in rows[-1])
+            print("scaling  " + "  ".join(told), flush=True)
     with written(options, "scaling", spec) as draft:
         draft.save_json("rows", rows)
         draft.facts = ScalingFacts(
@@ -60,13 +59,4 @@ def measure(n: int, kernel: kernels.Kernel, tolerance: float) -> ScalingRow:
 
 def _best(work: Callable[[], object]) -> float:
     """The shortest of a few runs, in seconds."""
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def _short(value: float | int) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
+    return min(timeit.repeat(work, number=1, repeat=REPEATS))

@@ -3,32 +3,25 @@
 from argparse import Namespace
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
 from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import SolveCost
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import Factor, Solve, SolveSpec, Wave, require_drawable
+from pipeline.config.matrices import SolveSpec, Wave, require_drawable
 from pipeline.errors import errors_about
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
-from pipeline.hmatrix.krylov import SolveInfo, conjugate_gradient, gmres
-from pipeline.runtime.clock import Stopwatch
-from pipeline.runtime.communicator import Communicator
+from pipeline.hmatrix.krylov import conjugate_gradient, gmres
+from pipeline.runtime.clock import Stopwatch, boxes
 from pipeline.runtime.device import choose_device
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
 from pipeline.runtime.words import counted
-from pipeline.stages.parts.answers import ANSWERS
-from pipeline.stages.parts.dense import dense_seconds
-from pipeline.stages.parts.products import product
-from pipeline.stages.parts.progress import boxes
+from pipeline.stages.parts.answers import ANSWERS, product
+from pipeline.stages.parts.matrices import problem_of
 from pipeline.stages.parts.scattering import answer as scatter
-from pipeline.stages.parts.solved import Answer, Solved, exact_residual
+from pipeline.stages.parts.solved import Answer, Solved, dense_seconds, exact_residual
 from pipeline.stages.parts.spec import read_spec
-from pipeline.stages.parts.systems import DividedSystem, problem_of
 from pipeline.stages.parts.work import foretold_of, require_memory, work_of_factorization
 
 
@@ -70,6 +63,8 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
         kriging=spec.task == "kriging", form=compress.form,
     )  # fmt: skip
     require_memory(foretold.solve_bytes, communicator)
+    # With measured speeds, GPUs eliminate in batches; otherwise all work is native, on cores.
+    device = choose_device("auto", communicator.local_rank) if spec.factor.balance == "measured" else None
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization: DistributedFactorization | LowRankFactorization
         if isinstance(problem.preconditioner, DistributedLowRank):
@@ -79,7 +74,7 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
                 factor_tolerance,
                 kind=spec.factor.kind,
                 parts=spec.factor.parts,
-                device=_device(spec.factor, communicator),
+                device=None if device is None or device.type == "cpu" else device,
                 speeds="measured" if spec.factor.balance == "measured" else None,
                 progress=progress if first else None,
             )
@@ -90,7 +85,16 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
             "solve.tolerance stay as they are)"
         )
     with watch.part("solve"):
-        solution, info = _solution(problem, factorization, spec.solve, communicator)
+        # GMRES where the matrix is not positive definite.
+        method = conjugate_gradient if factorization.kind == "cholesky" else gmres
+        solution, info = method(
+            problem.operator.__matmul__,
+            problem.right_hand_side,
+            preconditioner=factorization.solve,
+            tolerance=spec.solve.tolerance,
+            max_iterations=spec.solve.max_iterations,
+            communicator=communicator,
+        )
     # A low-rank matrix replaces what its columns leave out by a diagonal. Its small eigenvalues are then not those of
     # the exact matrix, whatever the tolerance of products, and the determinant weighs them as much as large ones.
     told = factorization.kind == "cholesky" and isinstance(factorization, DistributedFactorization)
@@ -136,30 +140,4 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
             tolerance=spec.solve.tolerance,
             dense_seconds=dense,
         ),
-    )
-
-
-def _device(options: Factor, communicator: MpiCommunicator) -> torch.device | None:
-    """Return the GPU on which this process eliminates in batches; None for native work on cores."""
-    if options.balance == "equal":
-        return None
-    device = choose_device("auto", communicator.local_rank)
-    return None if device.type == "cpu" else device
-
-
-def _solution(
-    problem: DividedSystem,
-    factorization: DistributedFactorization | LowRankFactorization,
-    options: Solve,
-    communicator: Communicator,
-) -> tuple[Tensor, SolveInfo]:
-    """Solve by conjugate gradients, or by GMRES where the matrix is not positive definite; collective."""
-    method = conjugate_gradient if factorization.kind == "cholesky" else gmres
-    return method(
-        problem.operator.__matmul__,
-        problem.right_hand_side,
-        preconditioner=factorization.solve,
-        tolerance=options.tolerance,
-        max_iterations=options.max_iterations,
-        communicator=communicator,
     )

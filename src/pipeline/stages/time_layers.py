@@ -64,9 +64,8 @@ def run(options: Namespace) -> None:
     spec = read_spec(options.spec, Timing) if options.spec is not None else Timing()
     converted = Artifact.open(options.network, "half_network")
     budget = Budget(points=spec.budget_points)
-    own = (
-        converted.spec_as(OwnNetwork) if converted.spec else None
-    )  # a study's own network, which names its samples
+    # A study's own network names its samples.
+    own = converted.spec_as(OwnNetwork) if converted.spec else None
     if own is not None and options.inputs is None:
         budget, spec = budget_of(own), timing_of(own, spec)
     network = _network(converted)

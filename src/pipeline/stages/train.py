@@ -3,10 +3,8 @@
 import math
 import resource
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import asdict
 
 import torch
 
@@ -25,21 +23,11 @@ from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.node_group import process_group
 from pipeline.runtime.termination import termination
-from pipeline.stages.parts.curves import curves
-from pipeline.stages.parts.images import samples_of
-from pipeline.stages.parts.networks import model_of
+from pipeline.stages.parts.images import model_of, samples_of
+from pipeline.stages.parts.reporter import Reporter
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
 from pipeline.stages.parts.spec import read_spec, written
-from pipeline.training import (
-    EpochRecord,
-    History,
-    Sharpness,
-    State,
-    evaluate,
-    measure_sharpness,
-    plan,
-    train,
-)
+from pipeline.training import EpochRecord, History, Sharpness, State, evaluate, measure_sharpness, plan, train
 
 # Key in a checkpoint of a network that is trained and not yet judged; its value are the records of the epochs.
 TRAINED = "trained"
@@ -47,55 +35,6 @@ TRAINED = "trained"
 # Training samples to measure the minimum's sharpness on: the curvature of so many differs less from that of all than it
 # does from seed to seed.
 SHARPNESS_SAMPLES = 1024
-
-
-@dataclass
-class Reporter:
-    """The log and the records of a running training; only the first process prints and writes."""
-
-    label: str
-    progress: ProgressLine
-    checkpoint: CheckpointFolder
-    speaks: bool
-    history: History = field(default_factory=list)
-    write: Callable[[EpochRecord], None] | None = None
-
-    @contextmanager
-    def watched(self, path: Path | None, *, tensorboard: bool) -> Iterator[None]:
-        """Write the records of epochs to a file as they come."""
-        if path is None or not self.speaks:
-            yield
-            return
-        with curves(path, self.history, tensorboard=tensorboard) as self.write:
-            yield
-
-    def on_start(self, not_preconditioned: Sequence[str]) -> None:
-        """Print the parameters whose gradients K-FAC leaves as they are."""
-        if self.speaks and not_preconditioned:
-            print(f"{self.label}: K-FAC leaves these gradients as they are: {', '.join(not_preconditioned)}")
-
-    def on_step(self, step: int, n_steps: int, loss: float) -> None:
-        """Print a progress line now and then."""
-        if self.speaks:
-            self.progress.update(step, f"loss {loss:.3f}")
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        """Print the figures of an epoch."""
-        self.history.append(record)
-        if self.write is not None:
-            self.write(record)
-        if self.speaks:
-            print(
-                f"{self.label}: epoch {record.epoch:3d}  {record.seconds:7.1f} s  loss {record.train_loss:.4f}  "
-                f"accuracy {record.train_accuracy:.4f}  validation loss {record.validation_loss:.4f}  "
-                f"accuracy {record.validation_accuracy:.4f}",
-                flush=True,
-            )
-
-    def on_checkpoint(self, state: State) -> None:
-        """Replace the checkpoint."""
-        if self.speaks:
-            self.checkpoint.save(state.tensors, state.scalars)
 
 
 def run(options: Namespace) -> None:
@@ -139,12 +78,11 @@ def _train(
     label = f"{options.run}, seed {options.seed}"
     with locked(checkpoint, label, device, communicator, interrupted):
         found = agreed_checkpoint(checkpoint, device, communicator)
-        done_before = found.step if found else 0
-        reporter = Reporter(
-            label, ProgressLine(label, n_steps), checkpoint, communicator.rank == 0, _history_of(found)
-        )
+        scalars = found.scalars if found else {}
+        history = [EpochRecord(**record) for record in scalars.get(TRAINED, scalars.get("history", []))]
+        reporter = Reporter(label, ProgressLine(label, n_steps), checkpoint, communicator.rank == 0, history)
         if reporter.speaks:
-            where = f"goes on at step {done_before}" if found else "starts"
+            where = f"goes on at step {found.step}" if found else "starts"
             print(
                 f"{label}: {where}; processes: {communicator.size}, threads: {torch.get_num_threads()}, "
                 f"device: {device}"
@@ -199,12 +137,6 @@ def _train(
                 f"{label}: {name} accuracy {score.accuracy:.4f}, loss {score.loss:.4f}, "
                 f"largest curvature {flatness.largest_eigenvalue:.3g}"
             )
-
-
-def _history_of(state: State | None) -> History:
-    """Records of the epochs before a checkpoint."""
-    scalars = {"history": []} if state is None else state.scalars
-    return [EpochRecord(**record) for record in scalars.get(TRAINED, scalars.get("history", []))]
 
 
 def _trained(model: Classifier, history: History, step: int) -> State:

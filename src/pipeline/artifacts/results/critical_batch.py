@@ -2,15 +2,13 @@
 
 from pydantic import BaseModel
 
-from pipeline.artifacts.results.facts import Facts, Number
+from pipeline.artifacts.results import Facts, Number
 
 
 class SeedPrediction(BaseModel):
-    """The prediction from one seed of a run with small batches.
+    """The prediction from one seed of a run with small batches, and the noise scales of its epochs.
 
-    Attributes:
-        noise_scales: Noise scale of each epoch, in samples; None where noise hides the gradient.
-        critical_batch: The prediction, in samples; None where noise hid the gradient throughout.
+    All are numbers of samples, and None where noise hides the gradient.
     """
 
     seed: int
@@ -19,12 +17,7 @@ class SeedPrediction(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The prediction from the runs of one method.
-
-    Attributes:
-        run: The run in which the noise was measured.
-        critical_batch: Geometric mean over the seeds, in samples.
-    """
+    """The prediction from the runs of one method: the geometric mean over their seeds, in samples."""
 
     run: str
     batch_size: int

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from pipeline.artifacts.results.facts import Facts, Number
+from pipeline.artifacts.results import Facts, Number
 
 Interval = tuple[float, float]
 
@@ -31,7 +31,6 @@ class HalfNetworkFacts(Facts):
     """A converted network.
 
     Attributes:
-        run: The training run, or the name of a user's own file.
         seed: Seed of the training; None for a file.
         n_saturated: Activations of the test samples that were too large for FP16.
         budget_points: Loss of accuracy that the conversion was allowed, in percentage points.
@@ -59,11 +58,9 @@ class Verified(BaseModel):
 
 
 class TimingsFacts(Facts):
-    """A converted network timed layer by layer.
+    """A converted network timed layer by layer; all figures are those of the plans, by batch size.
 
-    Attributes:
-        verification: Errors of the plans on the samples that they were chosen with, by batch size.
-        accuracy: Accuracy of the plans on test samples with known classes, by batch size.
+    Plans are verified on the samples that they were chosen with; accuracy is that on test samples with known classes.
     """
 
     run: str

@@ -1,15 +1,10 @@
 """Facts of a data set."""
 
-from pipeline.artifacts.results.facts import Facts
+from pipeline.artifacts.results import Facts
 
 
 class ImagesFacts(Facts):
-    """The images of a study, divided into three parts.
-
-    Attributes:
-        pixel_mean: Mean of the training pixels, 0 to 255.
-        pixel_std: Standard deviation of the training pixels.
-    """
+    """The images of a study, divided into three parts, with mean and deviation of the training pixels, 0 to 255."""
 
     name: str
     classes: list[str]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator
 
-from pipeline.artifacts.results.facts import Facts, Number
+from pipeline.artifacts.results import Facts, Number
 
 #: A number in a cell of a table; an empty cell is None.
 OptionalNumber = Annotated[Number, BeforeValidator(lambda text: None if text == "" else text)]
@@ -37,8 +37,6 @@ class NetworkFacts(Facts):
 
     Attributes:
         messages: Messages that process 0 has sent since it started, by collective operation, evaluations included.
-        threads: Threads of each process.
-        seconds: Time of training.
         scores: Loss and accuracy by part of the data set; without "test" while hyper-parameters are chosen; empty where
             training diverged.
         failure: How training diverged; empty where it did not. A network that diverged has no weights.
@@ -63,7 +61,6 @@ class EpochRow(BaseModel):
     """The state of a training run after an epoch; see `pipeline.training.loop.EpochRecord`.
 
     Attributes:
-        steps: Optimizer steps since the start.
         seconds: Time of training since the start; the fields below are parts of it.
         n_retries: How often K-FAC tried again; the fields that follow, up to the ages in steps, are K-FAC's too.
         noise_variance: The gradient noise of a sample, where it was measured.

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.artifacts.results.facts import Facts, Number
+from pipeline.artifacts.results import Facts, Number
 
 
 class Level(BaseModel):
@@ -25,12 +25,8 @@ class Compression(BaseModel):
         form: "hierarchical" or "low_rank".
         seconds: Time without the fit of the kernel, which has seconds of its own.
         n_rows: Rows of the compressed matrix: quadrature points for boundary elements, else the unknowns.
-        n_bytes: Storage of the H2 matrix.
-        dense_bytes: Storage of the dense matrix.
         symmetric: Whether mirrored blocks are kept once.
-        precision: Type of the stored numbers.
         missed: Whether the error is well above the tolerance.
-        levels: A row per level of the tree.
     """
 
     n_rows: int
@@ -53,10 +49,8 @@ class FittedCovariance(BaseModel):
 
     Attributes:
         log_likelihood: Log-likelihood of the standardized values, in nats.
-        n: Number of values.
         steps: How often the likelihood was differentiated.
         intervals: Fitted value of each parameter between its lower and upper end, two standard errors either way.
-        seconds: How long the fit took.
     """
 
     log_likelihood: Number
@@ -70,9 +64,7 @@ class OperatorFacts(Facts):
     """A kernel matrix in H2 form.
 
     Attributes:
-        kernel: The kernel in readable form.
         kernel_parameters: The kernel as `kernels.from_dict` reads it.
-        nugget: The number added to the diagonal.
         nugget_at_bound: Whether a fit stopped at its smallest nugget.
         fit: The fit of the kernel and the nugget, where the study does not give them.
     """

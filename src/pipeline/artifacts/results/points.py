@@ -1,20 +1,16 @@
 """Facts of the points of a matrix."""
 
-from pipeline.artifacts.results.facts import Facts
+from pipeline.artifacts.results import Facts
 
 
 class PointsFacts(Facts):
     """The positions of a matrix's rows, and the values known there.
 
     Attributes:
-        name: The point set.
         n: Number of unknowns: points, or triangles of a mesh.
-        dimension: Number of coordinates of a point.
-        description: One phrase that says what the points are.
         unit: Unit of the values, where there are any; of the first values where there are several.
         quantity: Name of the values, or of the first ones.
-        quantities: Names of all values of a file.
-        units: Units of all values of a file.
+        quantities, units: Those of all values of a file.
         coordinates: Columns that hold a file's coordinates.
         crs: Coordinate system of a file: "plane", "lonlat", or a code.
         reference: Known capacitance of a mesh, in units of 4 pi eps0.

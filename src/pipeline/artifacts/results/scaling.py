@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from pipeline.artifacts.results.facts import Facts, Number
+from pipeline.artifacts.results import Facts, Number
 
 
 class ScalingFacts(Facts):

@@ -2,16 +2,14 @@
 
 from pydantic import BaseModel, Field
 
-from pipeline.artifacts.results.facts import Facts, Number
+from pipeline.artifacts.results import Facts, Number
 
 
 class SolveCost(BaseModel):
     """Cost and accuracy of factorization and solve.
 
     Attributes:
-        relative_residual: Relative residual of the compressed matrix.
         exact_residual: Residual on sampled rows of the exact matrix; None for boundary elements (rows of integrals).
-        tolerance: Relative residual that was asked for.
         logdet: Logarithm of the determinant, from a Cholesky factorization; None for a low-rank matrix.
         dense_seconds: Estimate from one block: time to evaluate, factorize and solve the dense matrix on one process.
     """
@@ -44,8 +42,6 @@ class KrigingResult(BaseModel):
         rmse_left_out: RMSE of the training values, each predicted from all others.
         std_relative_error: Relative standard error of the standard deviations of the map.
         predictions: File of the predictions that the study asked for, beside the solution.
-        n_predicted: Number of places in this file.
-        others: Results of the other values, where there are several.
     """
 
     rmse: Number
@@ -79,8 +75,6 @@ class ScatteringResult(BaseModel):
     """The wave that a surface scatters, in the unit of its mesh.
 
     Attributes:
-        wavenumber: 2 pi over the wavelength.
-        condition: "soft" or "hard".
         triangles_per_wavelength: The wavelength over the longest edge.
         forward: |f| straight on, where the scattered wave is f exp(i k r)/r far away.
         backward: |f| back to where the wave came from.
@@ -107,13 +101,7 @@ class ClassificationResult(BaseModel):
 
 
 class SystemResult(BaseModel):
-    """The solution of a system of equations.
-
-    Attributes:
-        right_hand_side: The right-hand side, in words.
-        n_columns: Number of right-hand sides.
-        solution_norm: 2-norm of all solutions together.
-    """
+    """The solution of a system of equations with a right-hand side in words; the 2-norm is that of all columns."""
 
     right_hand_side: str
     n_columns: int
@@ -121,14 +109,7 @@ class SystemResult(BaseModel):
 
 
 class ProductResult(BaseModel):
-    """A product with vectors.
-
-    Attributes:
-        vectors: The vectors that were multiplied, in words.
-        n_columns: Number of vectors.
-        product_norm: 2-norm of all products together.
-        relative_error: Relative error of sampled rows, against the exact matrix.
-    """
+    """A product with vectors, in words; the 2-norm is that of all columns, the error that of sampled exact rows."""
 
     vectors: str
     n_columns: int
@@ -147,9 +128,7 @@ class LogdetResult(BaseModel):
 class SampleResult(BaseModel):
     """Draws from the normal distribution whose covariance is the matrix.
 
-    Attributes:
-        mean_square: Mean of the squares of all drawn numbers.
-        variance: Expected value of `mean_square`: the mean of the matrix's diagonal.
+    The mean of all squares has the expected value `variance`, the mean of the matrix's diagonal.
     """
 
     n_samples: int

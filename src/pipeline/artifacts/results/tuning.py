@@ -4,7 +4,7 @@ from statistics import fmean
 
 from pydantic import BaseModel
 
-from pipeline.artifacts.results.facts import Facts
+from pipeline.artifacts.results import Facts
 from pipeline.artifacts.results.network import Score
 
 
@@ -12,10 +12,8 @@ class Trial(BaseModel):
     """One trial.
 
     Attributes:
-        values: The options that were drawn.
         validation: Loss and accuracy on the validation images; none where training diverged.
         repeats: Loss and accuracy with further seeds; only the best trials have any.
-        seconds: Time of training, with all seeds.
         failure: Why training diverged with one of its seeds; empty where it did not.
     """
 
@@ -43,13 +41,7 @@ class Trial(BaseModel):
 
 
 class TuningFacts(Facts):
-    """The trials of one training run.
-
-    Attributes:
-        chosen: Number of the best trial, from 0.
-        values: Options of the best trial.
-        seed: Seed of all trials; further seeds are the numbers after it.
-    """
+    """The trials of one training run: `chosen` is the best one's number, from 0, and further seeds follow on `seed`."""
 
     run: str
     seed: int

@@ -7,12 +7,9 @@ class ProcessWork(BaseModel):
     """One process.
 
     Attributes:
-        process: Number of the process.
-        host: Node of the process.
         n_bytes: Bytes of blocks, bases and factors.
         peak_memory_bytes: Most memory that the process held, including the program itself.
         foretold_bytes: The same, predicted from the number of points, the tolerance and the dimension.
-        seconds: Wall-clock seconds of the work.
         waiting_seconds: Part of these seconds in which the process waited for others.
         messages, sent_bytes: Messages to other processes, and their bytes.
     """
@@ -29,15 +26,10 @@ class ProcessWork(BaseModel):
 
 
 class LevelWork(BaseModel):
-    """One process on one level.
+    """One process on one level; it waits, sends and receives for this level alone.
 
-    Attributes:
-        process, level: Numbers of the process and of the level.
-        boxes: Number of the level's boxes that belong to the process.
-        n_bytes: Bytes that the process holds of the level.
-        flops: Operations of one product with a compressed matrix, or of the factorization.
-        seconds: Wall-clock seconds of the level.
-        waiting_seconds, messages, sent_bytes: As in `ProcessWork`, for the exchange of this level alone.
+    Bytes are those that the process holds of the level. Operations are those of one product with a compressed matrix,
+    or of the factorization.
     """
 
     process: int

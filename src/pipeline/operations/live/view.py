@@ -10,8 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.operations.live.remaining import seconds_left
-from pipeline.operations.live.state import JobProgress, Phase
+from pipeline.operations.live.state import JobProgress, Phase, seconds_left
 from pipeline.operations.text import duration
 
 

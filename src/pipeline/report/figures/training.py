@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.artifacts.results.facts import Number
+from pipeline.artifacts.results import Number
 from pipeline.artifacts.results.network import EpochRow
 from pipeline.report.drawing import PALETTE, Data, Drawing, Stroke, canvas, finish, strokes
 from pipeline.report.figures.axes import logarithmic, percent, short_number

@@ -1,5 +1,6 @@
-"""The answer of a solution to the question of its task: one function for each task."""
+"""The answer of a matrix to the question of its task: one function for each task."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.artifacts.results.solution import (
     CapacitanceResult,
     ClassificationResult,
     LogdetResult,
+    ProductResult,
     SampleResult,
     SystemResult,
 )
@@ -19,8 +21,8 @@ from pipeline.hmatrix.distributed import DistributedFactorization
 from pipeline.runtime.words import counted
 from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import own_rows
-from pipeline.stages.parts.solved import Answer, Solved
-from pipeline.stages.parts.tensors import tensor
+from pipeline.stages.parts.matrices import DividedSystem
+from pipeline.stages.parts.solved import Answer, Solved, exact_residual
 
 
 def _kriging(solved: Solved) -> Answer:
@@ -50,8 +52,7 @@ def _logdet(solved: Solved) -> Answer:
     assert solved.factorization is not None
     n, logdet = solved.points.facts_as(PointsFacts).n, solved.factorization.logdet()
     return Answer(
-        LogdetResult(log_determinant=logdet, n=n),
-        (f"log-determinant {logdet:.10g} of {counted(n, 'row')}",),
+        LogdetResult(log_determinant=logdet, n=n), (f"log-determinant {logdet:.10g} of {counted(n, 'row')}",)
     )
 
 
@@ -76,7 +77,7 @@ def _sample(solved: Solved) -> Answer:
 
 def _classification(solved: Solved) -> Answer:
     """Predict the test labels, and compare with the network's own soft-max head."""
-    tests, labels = (tensor(solved.points, name) for name in ("held_out_points", "held_out_labels"))
+    tests, labels = (solved.points.tensor(name) for name in ("held_out_points", "held_out_labels"))
     predicted = solved.predicted(tests).argmax(dim=1)
     accuracy = float((predicted == labels).double().mean())
     by_head = solved.points.facts_as(PointsFacts).softmax_accuracy
@@ -99,6 +100,23 @@ def _capacitance(solved: Solved) -> Answer:
         CapacitanceResult(capacitance=value, reference=reference, relative_error=error, unit="4π ε₀"),
         (f"capacitance {value:.6f} of 4π ε₀{known}",),
     )
+
+
+def product(system: DividedSystem, given: Solved) -> Answer:
+    """Multiply the vectors of a file, and compare the product with rows of the exact matrix; collective."""
+    start = time.perf_counter()
+    found = system.operator @ system.right_hand_side
+    seconds = time.perf_counter() - start
+    error = exact_residual(given, found)
+    result = ProductResult(
+        vectors=given.of,
+        n_columns=1 if found.ndim == 1 else found.shape[1],
+        product_norm=given.norm(found),
+        relative_error=error,
+        seconds=seconds,
+    )
+    line = f"product with {given.of} in {seconds:.2g} s, off by {error:.1e} in exact rows"
+    return Answer(result, (line,), rows={"product": found.numpy()})
 
 
 ANSWERS: dict[str, Callable[[Solved], Answer]] = {

@@ -56,7 +56,7 @@ def collect(
     networks = [(artifact, artifact.facts_as(NetworkFacts)) for _, artifact in found.get("network", [])]
     dataset = next((artifact.facts_as(ImagesFacts) for _, artifact in found.get("dataset", [])), None)
     operators, solutions = dict(found.get("operator", [])), dict(found.get("solution", []))
-    points = dict(found.get("points", []))
+    points, timings = dict(found.get("points", [])), dict(found.get("timings", []))
     tunings = {name: artifact.facts_as(TuningFacts) for name, artifact in found.get("tuning", [])}
     spans = [span for kind in found.values() for _, artifact in kind if (span := _span(artifact)) is not None]
     trained = {facts.run for _, facts in networks}
@@ -68,7 +68,7 @@ def collect(
             seeds=list(dict.fromkeys(chain.from_iterable(spec.seeds.values()))) if networks else [],
             dataset=dataset and page.Dataset(**dataset.model_dump(include=set(page.Dataset.model_fields))),
             model=page.ModelMetrics(
-                name=_trained(networks[0][0]).model.name, n_parameters=networks[0][1].n_parameters
+                name=networks[0][0].spec_as(_Trained).model.name, n_parameters=networks[0][1].n_parameters
             )
             if networks
             else None,
@@ -86,7 +86,10 @@ def collect(
         predictions=next(
             (dict(a.facts_as(CriticalBatchFacts).methods) for _, a in found.get("critical_batch", [])), {}
         ),
-        precision=_precision(found, spans),
+        precision={
+            name: _converted(network, timings.get(name), spans)
+            for name, network in found.get("half_network", [])
+        },
         matrices={
             name: _matrix(points[name], operator, solutions.get(name), spans)
             for name, operator in operators.items()
@@ -147,19 +150,11 @@ class _Trained(BaseModel):
 
 
 class _Timed(BaseModel):
-    """The part of the spec of timed layers that the page shows."""
-
     modes: list[str]
 
 
 class _Task(BaseModel):
-    """The part of a matrix's spec that the page shows."""
-
     task: str
-
-
-def _trained(network: Artifact) -> _Trained:
-    return network.spec_as(_Trained)
 
 
 def _span(artifact: Artifact) -> Span | None:
@@ -174,9 +169,8 @@ def _run(
     tuning: TuningFacts | None,
     spans: list[Span],
 ) -> page.RunMetrics:
-    """One training run over its seeds."""
     mine = [(network, facts) for network, facts in networks if facts.run == name]
-    recipe = _trained(mine[0][0]).run
+    recipe = mine[0][0].spec_as(_Trained).run
     return page.RunMetrics(
         label=label,
         optimizer=recipe.optimizer.name,
@@ -197,9 +191,7 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
         return page.SeedResult(diverged=facts.failure, alone=ran_alone(_span(network), spans))
     return page.SeedResult(
         history=network.rows_as("history", EpochRow),
-        test=facts.scores.get("test"),
-        validation=facts.scores.get("validation"),
-        train=facts.scores.get("train"),
+        **{part: facts.scores.get(part) for part in ("test", "validation", "train")},
         sharpness=facts.sharpness,
         seconds=facts.seconds,
         steps=facts.steps,
@@ -208,40 +200,34 @@ def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[S
     )
 
 
-def _precision(
-    found: Mapping[str, list[tuple[str, Artifact]]], spans: list[Span]
-) -> dict[str, page.Converted]:
-    timings = dict(found.get("timings", []))
-    return {name: _converted(one, timings.get(name), spans) for name, one in found.get("half_network", [])}
-
-
 def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -> page.Converted:
     """One converted network, with the times of its layers if they were taken."""
     facts = converted.facts_as(HalfNetworkFacts)
-    verification = timed.facts_as(TimingsFacts).verification if timed else {}
-    rows = timed.rows_as("timings", TimingRow) if timed else []
-    shown = timed.spec_as(_Timed).modes[0] if timed else ""
-    on_device = timed is not None and timed.keeps("device_timings.json")
+    found = page.Converted(
+        **facts.model_dump(include={"seed", "budget_points", "file_bytes", "generated_inputs"}),
+        layers=converted.rows_as("layers", LayerRow),
+    )
+    if timed is None:
+        return found
+    verification = timed.facts_as(TimingsFacts).verification
+    rows, shown = timed.rows_as("timings", TimingRow), timed.spec_as(_Timed).modes[0]
+    on_device = timed.keeps("device_timings.json")
     # Samples that count although they were disturbed show work that no manifest tells of.
     disturbed = any(row.n_disturbed for row in rows)
-    return page.Converted(
-        seed=facts.seed,
-        budget_points=facts.budget_points,
-        file_bytes=facts.file_bytes,
-        layers=converted.rows_as("layers", LayerRow),
-        plans={
+    times = {
+        "plans": {
             batch: page.TimedPlan(**dict(tested), verification=verification[batch])
-            for batch, tested in (timed.values_as("tests", PlanTest) if timed else {}).items()
+            for batch, tested in timed.values_as("tests", PlanTest).items()
         },
-        mode=shown,
-        timings=[row for row in rows if row.mode == shown],
-        other_timings=[row for row in rows if row.mode != shown],
-        candidates=timed.rows_as("candidates", CandidateRow) if timed else [],
-        device_timings=timed.rows_as("device_timings", DeviceRow) if timed and on_device else [],
-        roofs=timed.json_as("roofs", RoofRow) if timed else RoofRow(),
-        alone=False if disturbed else ran_alone(_span(timed), spans) if timed else None,
-        generated_inputs=facts.generated_inputs,
-    )
+        "mode": shown,
+        "timings": [row for row in rows if row.mode == shown],
+        "other_timings": [row for row in rows if row.mode != shown],
+        "candidates": timed.rows_as("candidates", CandidateRow),
+        "device_timings": timed.rows_as("device_timings", DeviceRow) if on_device else [],
+        "roofs": timed.json_as("roofs", RoofRow),
+        "alone": False if disturbed else ran_alone(_span(timed), spans),
+    }
+    return found.model_copy(update=times)
 
 
 def _matrix(
@@ -250,21 +236,15 @@ def _matrix(
     where, compressed = points.facts_as(PointsFacts), operator.facts_as(OperatorFacts)
     solved = solution.facts_as(SolutionFacts) if solution is not None else None
     return page.MatrixMetrics(
-        kernel=compressed.kernel,
-        nugget=compressed.nugget,
-        nugget_at_bound=compressed.nugget_at_bound,
-        fit=compressed.fit,
-        n=where.n,
-        dimension=where.dimension,
+        **compressed.model_dump(include={"kernel", "nugget", "nugget_at_bound", "fit", "compress"}),
+        **where.model_dump(include={"n", "dimension"}),
         on_globe=System.of(where.crs).to_degrees is not None or where.crs == "lonlat",
         points=where.name,
         task=operator.spec_as(_Task).task,
-        compress=compressed.compress,
-        solve=solved.solve if solved is not None else None,
-        result=solved.result if solved is not None else None,
+        solve=solved and solved.solve,
+        result=solved and solved.result,
         structure=page.StructureMetrics(
-            n=compressed.compress.n_rows,
-            blocks=operator.array("blocks").tolist(),
+            n=compressed.compress.n_rows, blocks=operator.array("blocks").tolist()
         ),
         distribution={
             stage: page.Distribution(

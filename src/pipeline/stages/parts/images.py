@@ -1,11 +1,12 @@
-"""Images of a data set as network inputs."""
+"""Images of a data set as network inputs, and the networks that take them."""
 
 import torch
 from torch import Tensor
 
 from pipeline.artifacts.results.images import ImagesFacts
 from pipeline.artifacts.store import Artifact
-from pipeline.stages.parts.tensors import tensor
+from pipeline.config.models import Model
+from pipeline.models import Classifier, build_model
 from pipeline.training import MappedImages, Samples
 
 # Most bytes of normalized images that every process keeps in memory.
@@ -15,10 +16,9 @@ MOST_IN_MEMORY = 2**30
 def read_images(dataset: Artifact, part: str, n: int | None = None) -> tuple[Tensor, Tensor]:
     """Read the first `n` images of a part of a data set, or all, normalized by mean and deviation of the training part.
 
-    Returns:
-        Images of shape (n, channels, height, width), float32, and labels of shape (n,), int64.
+    They have the shape (n, channels, height, width), float32, and their labels the shape (n,), int64.
     """
-    return _mapped(dataset, part, torch.device("cpu"), n)[:], tensor(dataset, f"{part}_labels", n)
+    return _mapped(dataset, part, torch.device("cpu"), n)[:], dataset.tensor(f"{part}_labels", n)
 
 
 def samples_of(dataset: Artifact, part: str, device: torch.device, n: int | None = None) -> Samples:
@@ -27,10 +27,22 @@ def samples_of(dataset: Artifact, part: str, device: torch.device, n: int | None
     Small sets are normalized once and kept on the device; large ones stay in their file until a step needs the images.
     """
     images = _mapped(dataset, part, device, n)
-    labels = tensor(dataset, f"{part}_labels", n).to(device)
+    labels = dataset.tensor(f"{part}_labels", n).to(device)
     return Samples(images[:] if 4 * images.pixels.nbytes <= MOST_IN_MEMORY else images, labels)
 
 
 def _mapped(dataset: Artifact, part: str, device: torch.device, n: int | None) -> MappedImages:
     facts = dataset.facts_as(ImagesFacts)
     return MappedImages(dataset.array(f"{part}_images")[:n], facts.pixel_mean, facts.pixel_std, device)
+
+
+def model_of(model: Model, dataset: Artifact, seed: int) -> Classifier:
+    """Build the study's network for a data set, initialized by seed."""
+    _, *channels, height, width = dataset.array("train_images").shape
+    return build_model(
+        model.name,
+        input_shape=(channels[0] if channels else 1, height, width),
+        n_classes=len(dataset.facts_as(ImagesFacts).classes),
+        generator=torch.Generator().manual_seed(seed),
+        **model.model_dump(exclude={"name"}),
+    )

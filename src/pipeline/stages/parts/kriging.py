@@ -89,14 +89,16 @@ def answer(
         process = GaussianProcess(
             kernel, nugget=nugget, tolerance=tolerance, optimizer=None, communicator=communicator
         ).fit(places, values)
-        quantity = _Quantity(points, process, places, values, mean, deviation, column, name, unit)
-        result, judged = quantity.judged(communicator)
+        quantity = _Quantity(
+            points, process, places, values, mean, deviation, column, name, unit, communicator
+        )
+        result, judged = quantity.judged()
         known = None
         if asked is not None:
-            known = quantity.predicted(asked.points, communicator)
+            known = quantity.predicted(asked.points)
             quantities |= {name: known[0], f"{name}_std": known[1]}
         if column == 0:
-            arrays = judged | quantity.map(facts, corners, asked, known, communicator)
+            arrays = judged | quantity.map(facts, corners, asked, known)
         results += [result] if result else []
     if communicator.rank:
         return Answer()
@@ -150,29 +152,28 @@ class _Quantity:
     column: int
     name: str
     unit: str
+    communicator: Communicator
 
-    def predicted(
-        self, places: NDArray[np.float64], communicator: Communicator
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def predicted(self, places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and standard deviation at places known to all processes; on process 0 alone, collective."""
-        mean, std = self.process.predict(own_share(places, communicator), return_std=True)
+        mean, std = self.process.predict(own_share(places, self.communicator), return_std=True)
         return (
-            collected(mean, communicator) * self.deviation + self.mean,
-            collected(std, communicator) * self.deviation,
+            collected(mean, self.communicator) * self.deviation + self.mean,
+            collected(std, self.communicator) * self.deviation,
         )
 
-    def judged(self, communicator: Communicator) -> tuple[KrigingResult | None, Arrays]:
+    def judged(self) -> tuple[KrigingResult | None, Arrays]:
         """Predict the held-out values and score them; on process 0 alone, collective."""
         mean, deviation = self.mean, self.deviation
-        observed = _own_column(self.points, "held_out_values", self.column, communicator)
-        held_out = own_rows(self.points, "held_out_points", communicator).astype(np.float64)
+        observed = _own_column(self.points, "held_out_values", self.column, self.communicator)
+        held_out = own_rows(self.points, "held_out_points", self.communicator).astype(np.float64)
         scores = self.process.scores(held_out, (observed - mean) / deviation)
         predicted, std = self.process.predict(held_out, return_std=True, include_noise=True)
         left_out, left_out_std = self.process.leave_one_out()
         own = np.column_stack([self.places, self.values, left_out, (self.values - left_out) / left_out_std])
         told = np.column_stack([observed, predicted * deviation + mean, std * deviation])
-        everybodys, told = collected(own, communicator), collected(told, communicator)
-        if communicator.rank:
+        everybodys, told = collected(own, self.communicator), collected(told, self.communicator)
+        if self.communicator.rank:
             return None, {}
         observed, predicted, std = np.ascontiguousarray(told.T)
         values, left_out = np.ascontiguousarray(everybodys[:, -3:-1].T)
@@ -211,7 +212,6 @@ class _Quantity:
         corners: NDArray[np.float64],
         asked: AskedPlaces | None,
         known: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-        communicator: Communicator,
     ) -> Arrays:
         """The field on the grid of a map, and the places of held-out values; nothing unless there are two dimensions.
 
@@ -225,16 +225,16 @@ class _Quantity:
         if on_globe and facts.name != "file":
             lines = [np.arange(-end, end, MAP_DEGREES) + MAP_DEGREES / 2 for end in (180.0, 90.0)]
             where = unit_vectors(*(part.ravel() for part in np.meshgrid(lines[1], lines[0], indexing="ij")))
-            field, std = self.predicted(where, communicator)
+            field, std = self.predicted(where)
         else:
             is_known = asked is not None and asked.is_map
             places = asked if asked is not None and is_known else map_of(facts, corners)
             lines, shown = places.lines(MOST_MAP_CELLS)
             if known is None or not is_known:
-                field, std = self.predicted(places.points[shown], communicator)
-            elif communicator.rank == 0:
+                field, std = self.predicted(places.points[shown])
+            elif self.communicator.rank == 0:
                 field, std = (part[shown] for part in known)
-        if communicator.rank:
+        if self.communicator.rank:
             return {}
         shape, unit = (len(lines[1]), len(lines[0])), facts.unit or ""
         names = ("longitude", "latitude") if on_globe else ("x", "y")

@@ -35,11 +35,7 @@ def network_of(own: OwnNetwork) -> tuple[nn.Module, int]:
 
 
 def named(path: Path, options: Namespace) -> OwnNetwork:
-    """Return a network with the samples, and perhaps the labels, that the command line names.
-
-    Raises:
-        ConfigError: If one of these is wrong.
-    """
+    """Return a network with the samples and labels that the command line names; ConfigError if one is wrong."""
     given = {
         "path": str(path),
         "inputs": str(options.inputs),

@@ -21,12 +21,10 @@ MAP_CELLS = 180  # along the longer side of a map
 
 @dataclass(frozen=True)
 class AskedPlaces:
-    """Places to predict at.
+    """Places to predict at: `points` in the coordinates of the matrix's points, shape (q, d).
 
-    Attributes:
-        points: Shape (q, d), in the coordinates of the matrix's points.
-        field: The same places in their own coordinates, still without quantities.
-        degrees: Longitudes and latitudes, shape (q, 2), for places on the globe.
+    `field` has the same places in their own coordinates, still without quantities. Places on the globe also have their
+    longitudes and latitudes in `degrees`, shape (q, 2).
     """
 
     points: Array

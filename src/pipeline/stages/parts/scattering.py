@@ -49,10 +49,7 @@ def answer(
 
     Own rows of the solution are this process's unknowns: one for each triangle of a soft surface, or for each vertex of
     a hard one. The far field is taken at angles from the direction of the incident wave, in two planes through it.
-
-    Raises:
-        ConfigError: If the mesh is not usable, or too coarse for the wave.
-        ConvergenceError: If the iteration does not converge.
+    A mesh that is not usable, or too coarse for the wave, is a ConfigError, and no convergence a ConvergenceError.
     """
     wavenumber = complex(kernel.wavenumber).real
     incident = PlaneWave(wavenumber, wave.direction)

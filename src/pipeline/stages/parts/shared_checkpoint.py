@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from pipeline.artifacts.checkpoints import CheckpointFolder
-from pipeline.artifacts.patience import Patience
+from pipeline.artifacts.disk import Patience
 from pipeline.errors import ArtifactError, Interrupted
 from pipeline.runtime.communicator import Communicator
 from pipeline.training import State

@@ -1,5 +1,6 @@
 """A solution whose rows are divided among the processes, values computed from it, and the answer that is saved."""
 
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pipeline.runtime.communicator import Communicator
 from pipeline.stages.parts.divided import created, own_range, own_rows, save_rows
 
 EXACT_ROWS = 512
+DENSE_ROWS = 2048  # in the block of the dense matrix that is timed: 34 MB, a tenth of a second
 Arrays = dict[str, tuple[NDArray[Any], str]]
 
 
@@ -76,7 +78,6 @@ class Solved:
 
     @property
     def kernel(self) -> kernels.Kernel:
-        """The kernel of the matrix."""
         return kernels.from_dict(self.compressed.facts_as(OperatorFacts).kernel_parameters)
 
     def summed(self, own: Tensor) -> Tensor:
@@ -111,3 +112,32 @@ def exact_residual(solved: Solved, right_hand_side: Tensor) -> float | None:
     off = off - solved.compressed.facts_as(OperatorFacts).nugget * solved.solution[own]
     squares = solved.summed(torch.stack([off.abs().square().sum(), b.abs().square().sum()]))
     return float((squares[0] / squares[1]).sqrt())
+
+
+def dense_seconds(solved: Solved, n_columns: int) -> float | None:
+    """Estimate the time of one process to evaluate, factorize and solve the dense matrix, as if memory sufficed.
+
+    The time of a small block is scaled up: entries as n², a Cholesky factorization as n³, a solve as n². Small blocks
+    run at a lower rate than large ones, so the true time is a little less. Only covariances are timed: the entries of
+    boundary elements are integrals, for which a block would tell nothing.
+    """
+    kernel = solved.kernel
+    if not solved.points.has("points") or not kernel.positive_definite or kernel.singular:
+        return None
+    points = solved.points.array("points")
+    n = len(points)
+    chosen = np.sort(np.random.default_rng(0).choice(n, min(DENSE_ROWS, n), replace=False))
+    rows = torch.from_numpy(np.array(points[chosen], np.float64))
+    right = torch.ones(len(rows), max(n_columns, 1), dtype=torch.float64)
+    start = time.perf_counter()
+    block = kernel(rows, rows)
+    evaluated = time.perf_counter()
+    # Any matrix takes the same time to factorize; this one is certainly definite.
+    block.diagonal().add_(block.abs().sum(dim=1))
+    ready = time.perf_counter()
+    factor = torch.linalg.cholesky(block)
+    factorized = time.perf_counter()
+    torch.cholesky_solve(right, factor)
+    done = time.perf_counter()
+    times = n / max(len(rows), 1)
+    return times**2 * (evaluated - start + done - factorized) + times**3 * (factorized - ready)

@@ -19,12 +19,7 @@ S = TypeVar("S", bound=Section)
 
 
 def read_spec(path: Path, kind: type[S]) -> S:
-    """Read a spec of this kind, frozen by the workflow or written by hand.
-
-    Raises:
-        ArtifactError: If the file is no spec, or that of another stage.
-        ConfigError: If one of its values is wrong.
-    """
+    """Read a spec; ArtifactError if the file is no spec or that of another stage, ConfigError for a wrong value."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -33,12 +33,10 @@ class WorkOfProcesses:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes that all processes hold."""
         return sum(process.n_bytes for process in self.processes)
 
     @property
     def tables(self) -> dict[str, Iterable[Any]]:
-        """The tables of an artefact, by name."""
         return {"processes": self.processes, "process_levels": self.levels}
 
 

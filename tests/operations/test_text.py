@@ -2,7 +2,7 @@ import logging
 import sys
 import threading
 
-from pipeline.operations.told import tell
+from pipeline.operations.text import tell
 
 
 class _InTwoSteps(logging.StreamHandler):

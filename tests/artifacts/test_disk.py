@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from pipeline.artifacts.dates import date_after
+from pipeline.artifacts.disk import date_after
 
 HOUR = 3600 * 10**9
 

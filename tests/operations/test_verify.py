@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 from pipeline.artifacts.checksums import verify_folder
 from pipeline.artifacts.store import create
 from pipeline.errors import ArtifactError
-from pipeline.operations.comparison import compared
+from pipeline.operations.verify import compared
 
 
 def make(results, artefact, files):
