@@ -8,13 +8,15 @@ import numpy as np
 
 from pipeline.artifacts.results.solution import KrigingResult, SolveCost
 from pipeline.report import formatting as f
-from pipeline.report.content import Fact
+from pipeline.report.content import Fact, JudgedClaim
 from pipeline.report.metrics import MatrixMetrics
 from pipeline.report.quantity import Quantity
-from pipeline.report.solutions import doubt
 
 #: A factorization with a tolerance above this one is a preconditioner, whose determinant tells nothing of the matrix's.
 LOOSEST_LOGDET = 1e-4
+
+#: Rounding explains a residual up to this many times the tolerance.
+FAR = 10.0
 
 #: Within this factor of the memory of a dense matrix, the page calls it about as much.
 ABOUT = 1.05
@@ -53,6 +55,25 @@ def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
         Fact(name, text, "alarm" if alarms.get(name) else "")
         for name, text in items.items()
         if text not in ("", f.DASH)
+    )
+
+
+def doubt(name: str, matrix: MatrixMetrics) -> JudgedClaim | None:
+    """Return a verdict if the residual on exact rows is far above the tolerances of compression and solve.
+
+    The residual of the compressed matrix tells how well that system was solved, not how close it is to the exact one.
+    """
+    if matrix.solve is None:
+        return None
+    residual = matrix.solve.exact_residual
+    asked = max(matrix.compress.tolerance, matrix.solve.tolerance or 0.0)
+    if not f.is_number(residual) or residual <= FAR * asked:
+        return None
+    return JudgedClaim(
+        "does not hold",
+        f"The {name} system is solved as exactly as was asked: on rows of the exact matrix, the residual is "
+        f"{f.scientific(residual)}, {f.significant(residual / asked)} times the tolerance of {f.setting(asked)}. A "
+        "smaller compress.tolerance brings the matrix nearer to the exact one.",
     )
 
 

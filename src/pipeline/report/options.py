@@ -24,7 +24,7 @@ def options(training: Runs) -> Table:
             passes = _values({key: value for key, value in run.options.items() if key not in ELSEWHERE})
             rows.append((label_of(name, run), optimizer, smoothing, passes))
     titles = ("Run", Column("Optimizer"), Column("Smoothing and augmentation"), Column("Passes"))
-    return Table("Options of every run", titles, rows, fold=True)
+    return Table("Options of every run", titles, tuple(rows), fold=True)
 
 
 def _named(value: JsonValue) -> str:

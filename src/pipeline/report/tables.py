@@ -122,14 +122,12 @@ def minima(training: Runs, target: float | None) -> Table | None:
         "Means over seeds." if repeated(training) else "",
         "Curvature: largest eigenvalue of the Hessian of the training loss at the end; rise: of that loss when every "
         "weight matrix gets Gaussian noise of a fifth of its size.",
+        f"Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; means are those "
+        "of the seeds that reached it, with a dash where none did."
+        if speed
+        else "",
+        _beside(training) if speed else "",
     )
-    if target is not None:
-        note = f.sentences(
-            note,
-            f"Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; means are those "
-            "of the seeds that reached it, with a dash where none did.",
-            _beside(training),
-        )
     return Table("Speed, and the minimum found" if speed else "The minimum found", titles, rows, note)
 
 

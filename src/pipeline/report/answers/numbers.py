@@ -8,11 +8,11 @@ from pipeline.artifacts.results import solution
 from pipeline.artifacts.results.operator import Compression
 from pipeline.report import formatting as f
 from pipeline.report.content import CoreAnswer
+from pipeline.report.facts import doubt
 from pipeline.report.figures.growth import exponents
 from pipeline.report.metrics import MatrixMetrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import at_chance
-from pipeline.report.solutions import doubt
 
 TITLE = "Fewer numbers"
 

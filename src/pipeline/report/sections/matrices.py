@@ -5,7 +5,7 @@ from pipeline.report.answers.numbers import fit_text, told
 from pipeline.report.content import Block, Heading, Illustration, NamedValues, PageSection, Prose
 from pipeline.report.distribution import distribution
 from pipeline.report.drawing import Arrays
-from pipeline.report.facts import kernel_text, matrix_facts
+from pipeline.report.facts import doubt, kernel_text, matrix_facts
 from pipeline.report.figures import kriging
 from pipeline.report.figures.growth import exponents, growth
 from pipeline.report.figures.scattering import far_field, surface_field
@@ -15,7 +15,6 @@ from pipeline.report.formatting import listing, sentences, setting
 from pipeline.report.metrics import MatrixMetrics, Metrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import said_beside
-from pipeline.report.solutions import doubt
 
 
 def matrices_section(metrics: Metrics, arrays: Arrays) -> PageSection | None:
