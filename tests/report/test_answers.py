@@ -4,7 +4,7 @@ import re
 import pytest
 
 from pipeline.report.answers import answer_bits, answer_numbers, answer_steps, answers
-from pipeline.report.answers.numbers import fit_text, result_text
+from pipeline.report.answers.numbers import fit_text, told
 from pipeline.report.content import CoreAnswer
 from pipeline.report.metrics import MatrixMetrics, Metrics
 from pipeline.report.tables import final_accuracy
@@ -133,7 +133,7 @@ def test_half_precision_leads_with_speed_and_error_and_not_with_file_sizes(metri
 
 def said(metrics: dict, name: str) -> str:
     """What a matrix was for, as its own part of the page says it."""
-    return plain(result_text(name, study(metrics).matrices[name]))
+    return plain(told(name, study(metrics).matrices[name]).sentence)
 
 
 def test_every_answer_is_one_sentence(metrics):
@@ -295,7 +295,7 @@ def test_lengths_of_the_globe_are_in_kilometers_and_noise_in_the_unit_of_the_val
 
 def test_a_file_of_predictions_is_told_with_its_folder(metrics):
     metrics["matrices"]["airports"]["result"].update(predictions="predictions.nc", n_predicted=9)
-    text = result_text("airports", study(metrics).matrices["airports"], study="rain")
+    text = told("airports", study(metrics).matrices["airports"], study="rain").sentence
     assert "The file results/rain/solve/airports/predictions.nc holds mean" in text
 
 

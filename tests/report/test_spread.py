@@ -16,8 +16,8 @@ def test_a_spread_leaves_out_what_is_not_a_number():
 
 
 def test_one_value_has_no_deviation_and_none_no_mean():
-    assert (Spread((5.0,)).mean, Spread((5.0,)).sd) == (5.0, None)
-    assert (Spread(()).mean, Spread(()).sd) == (None, None)
+    assert (Spread.of([5.0]).mean, Spread.of([5.0]).sd) == (5.0, None)
+    assert (Spread({}).mean, Spread({}).sd) == (None, None)
 
 
 def test_the_interval_is_that_of_scipy_on_common_seeds():
@@ -30,7 +30,7 @@ def test_the_interval_is_that_of_scipy_on_common_seeds():
 
 
 def test_values_without_names_are_paired_by_their_places():
-    found = difference(Spread((3.0, 4.5)), Spread((1.0, 2.0)))
+    found = difference(Spread.of([3.0, 4.5]), Spread.of([1.0, 2.0]))
     known = stats.ttest_rel([3.0, 4.5], [1.0, 2.0]).confidence_interval(0.90)
     assert (found.mean, found.half_width) == pytest.approx((2.25, (known.high - known.low) / 2))
 
@@ -41,18 +41,18 @@ def test_runs_without_a_common_seed_have_no_interval():
 
 
 def test_without_repeated_seeds_there_is_no_bound():
-    found = difference(Spread((2.0,)), Spread((1.0,)))
+    found = difference(Spread.of([2.0]), Spread.of([1.0]))
     assert found == Difference(1.0, None)
     assert found.exceeds(0.0) is None
 
 
 def test_one_common_seed_has_no_interval():
-    assert difference(Spread((2.0,)), Spread((1.0, 1.02, 0.98))) == Difference(1.0, None)
+    assert difference(Spread.of([2.0]), Spread.of([1.0, 1.02, 0.98])) == Difference(1.0, None)
 
 
 @pytest.mark.parametrize("others", [(1.0, 1.0), (0.9, 1.1), (1.0, 1.0 + 1e-15)])
 def test_equal_differences_have_no_interval(others):
-    found = difference(Spread(tuple(value + 1.0 for value in others)), Spread(others))
+    found = difference(Spread.of(value + 1.0 for value in others), Spread.of(others))
     assert found.mean == pytest.approx(1.0)
     assert found.half_width is None
     assert found.exceeds(0.0) is None
@@ -60,11 +60,11 @@ def test_equal_differences_have_no_interval(others):
 
 def test_values_are_paired_by_their_seeds():
     first, second = Spread.of({"0": 3.0, "1": 5.0, "9": 1.0}), Spread.of({"2": 4.0, "1": 3.0, "0": 2.5})
-    assert paired(first, second) == (Spread((3.0, 5.0), ("0", "1")), Spread((2.5, 3.0), ("0", "1")))
+    assert paired(first, second) == (Spread({"0": 3.0, "1": 5.0}), Spread({"0": 2.5, "1": 3.0}))
     alone = Spread.of({"7": 1.0})
     assert paired(first, alone) == (first, alone)
     assert said_of_seeds(first, second) == " (over the 2 seeds in common of 3 and 3)"
-    assert said_of_seeds(first, first) == said_of_seeds(first, Spread(())) == ""
+    assert said_of_seeds(first, first) == said_of_seeds(first, Spread({})) == ""
 
 
 @pytest.mark.parametrize(("threshold", "answer"), [(0.0, True), (0.95, None), (1.2, False)])

@@ -167,7 +167,7 @@ def test_times_beside_other_jobs_are_marked(metrics):
 
 def test_a_deviation_is_never_printed_as_zero():
     def text(values, decimals):
-        return plain(spread_text(Spread(values), decimals))
+        return plain(spread_text(Spread.of(values), decimals))
 
     assert text((86.44, 86.48), 1) == "86.46 ± 0.03"
     assert text((86.4, 86.6), 1) == "86.5 ± 0.1"

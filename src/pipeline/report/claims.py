@@ -97,11 +97,11 @@ def _second_order_is_fast(ours: RunMetrics, large: RunMetrics) -> Claim | None:
     ends = [of.reached(seed, target) for seed in ours.seeds.values()] if target is not None else []
     if not ends or allowed is None:
         return None
-    verdict = _verdict_of_seeds([end is not None and end.steps < allowed for end in ends])
-    goal = (
-        f"the training loss with which large-batch SGD ends after {plural(allowed, 'step')} "
-        f"({significant(target, 3)})"
-    )
+    fast = {end is not None and end.steps < allowed for end in ends}
+    # One seed decides nothing; several decide if they agree.
+    verdict: Standing = _verdict([*fast]) if len(ends) > 1 and len(fast) == 1 else "undecided"
+    after = f"after {plural(allowed, 'step')} ({significant(target, 3)})"
+    goal = f"the training loss with which large-batch SGD ends {after}"
     steps = Spread.of(end.steps for end in ends if end)
     evidence = f"No seed reaches {goal}."
     if steps.mean is not None:
@@ -118,16 +118,16 @@ def _second_order_generalizes_worse(reference: RunMetrics, alone: RunMetrics) ->
     below = _compare(reference, alone, of.accuracy_on_test)
     if not found or below is None:
         return None
-    words = [
+    words = "; ".join(
         f"the {name} is {_moved(by, _THREE_DECIMALS, 'higher', 'lower')}: "
         f"{_means(alone, reference, quantities[name], _THREE_DIGITS)}"
         for name, by in found.items()
-    ]
-    words.append(f"the test accuracy is {_moved(below, _POINTS, 'points lower', 'points higher')}")
+    )
+    lower = _moved(below, _POINTS, "points lower", "points higher")
     return Claim(
         "Alone, it generalizes worse than the small batch (in test loss, gap and accuracy).",
         _verdict([by.exceeds(0.0) for by in (*found.values(), below)]),
-        f"Beside the small batch, {'; '.join(words)}.",
+        f"Beside the small batch, {words}; the test accuracy is {lower}.",
     )
 
 
@@ -216,13 +216,6 @@ def _verdict(answers: list[bool | None]) -> Standing:
     if all(answers):
         return "holds"
     return "does not hold" if any(answer is False for answer in answers) else "undecided"
-
-
-def _verdict_of_seeds(answers: list[bool]) -> Standing:
-    """One seed decides nothing; several decide if they agree."""
-    if len(answers) < 2 or len(set(answers)) > 1:
-        return "undecided"
-    return "holds" if answers[0] else "does not hold"
 
 
 def _moved(

@@ -86,7 +86,6 @@ class Column:
 
 TableCell = str | tuple[str, ...] | Bar | tuple[Bar, ...]  # several: one a line
 
-
 #: Number of rows; few readers look up what longer tables hold.
 LONGEST_SHOWN = 12
 

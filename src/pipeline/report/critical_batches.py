@@ -51,7 +51,7 @@ def where_it_loses(runs: Sequence[RunMetrics]) -> LossRange | None:
         return None
     before = 0.0
     for small, large in pairwise(runs):
-        if _wholly_diverged(large):
+        if large.seeds and len(seeds_that_diverged(large)) == len(large.seeds):
             return LossRange(None, small.batch_size, large.batch_size, found=True)
         accuracy = accuracy_on_test(large).mean
         if accuracy is None:
@@ -64,10 +64,6 @@ def where_it_loses(runs: Sequence[RunMetrics]) -> LossRange | None:
         before = after
     largest = runs[-1].batch_size
     return LossRange(largest, largest, largest, found=False)
-
-
-def _wholly_diverged(run: RunMetrics) -> bool:
-    return bool(run.seeds) and len(seeds_that_diverged(run)) == len(run.seeds)
 
 
 def verdict(predicted: float | None, loss: LossRange) -> str:
@@ -117,6 +113,7 @@ def critical_batches(
         runs = {name: training[name] for name in sweeps[method]}
         labels = {name: label_of(name, run) for name, run in runs.items()}
         diverged = [f"{labels[name]}: {told}" for name, run in runs.items() if (told := diverged_text(run))]
+        batches = [seed.critical_batch for seed in prediction.seeds if seed.critical_batch is not None]
         predicted = prediction.critical_batch
         ratio = None if predicted is None or not loss.found or not loss.batch else predicted / loss.batch
         rows.append(
@@ -124,7 +121,7 @@ def critical_batches(
                 with_notes(method, *diverged, between="; "),
                 labels[sweeps[method][0]],
                 _predicted(prediction),
-                _of_seeds(prediction),
+                f"{count(round(min(batches)))} to {count(round(max(batches)))}" if batches else DASH,
                 _in_words(loss),
                 decimal(ratio, 2),
                 verdict(predicted, loss),
@@ -149,13 +146,6 @@ def critical_batches(
 
 def _predicted(prediction: Prediction) -> str:
     return DASH if prediction.critical_batch is None else count(round(prediction.critical_batch))
-
-
-def _of_seeds(prediction: Prediction) -> str:
-    batches = [seed.critical_batch for seed in prediction.seeds if seed.critical_batch is not None]
-    if not batches:
-        return DASH
-    return f"{count(round(min(batches)))} to {count(round(max(batches)))}"
 
 
 def _in_words(loss: LossRange) -> str:

@@ -84,20 +84,19 @@ def _levels(title: str, rows: Sequence[LevelWork], waiting: str) -> Table:
 
 def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside: str) -> list[Block]:
     """Model the time of more processes with as many points each, from operations, latency and bandwidth."""
-    own = {row.level: [other for other in levels if other.level == row.level] for row in levels}
-    boxes = {level: sum(row.boxes for row in rows) for level, rows in own.items()}
-    flops = {level: sum(row.flops for row in rows) for level, rows in own.items()}
-    busy = sum(row.seconds - row.waiting_seconds for row in levels)
-    heights = [level for level in sorted(own, reverse=True) if boxes[level]]
-    if not heights or not processes or busy <= 0 or sum(flops.values()) <= 0:
+    flops, busy = sum(row.flops for row in levels), sum(row.seconds - row.waiting_seconds for row in levels)
+    own = [[row for row in levels if row.level == level] for level in {row.level for row in levels}]
+    # From the leaves upwards, levels with boxes only.
+    own = sorted((rows for rows in own if any(row.boxes for row in rows)), key=lambda rows: -rows[0].level)
+    if not own or not processes or busy <= 0 or flops <= 0:
         return []
-    measured = len(processes)
-    rate = sum(flops.values()) / busy
-    cost = [flops[level] / boxes[level] for level in heights]
-    most_sent = [max(row.sent_bytes for row in own[level]) for level in heights]
-    messages = [max(row.messages for row in own[level]) for level in heights]
-    leaves = boxes[heights[0]] / measured
-    arity = 4.0 if len(heights) < 2 else max(boxes[heights[0]] / max(boxes[heights[1]], 1), 2.0)
+    measured, rate = len(processes), flops / busy
+    boxes = [sum(row.boxes for row in rows) for rows in own]
+    cost = [sum(row.flops for row in rows) / n for rows, n in zip(own, boxes, strict=True)]
+    most_sent = [max(row.sent_bytes for row in rows) for rows in own]
+    messages = [max(row.messages for row in rows) for rows in own]
+    leaves = boxes[0] / measured
+    arity = 4.0 if len(boxes) < 2 else max(boxes[0] / boxes[1], 2.0)
 
     def seconds(n_processes: int) -> tuple[float, float]:
         """Return seconds of operations and of messages."""
@@ -134,14 +133,12 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside
             ("Processes", "Modeled time", "Measured", "Efficiency", "Part of messages"),
             [
                 (
-                    f.count(n_processes),
-                    f.seconds(work + talk),
+                    f.count(n_processes), f.seconds(work + talk),
                     f.seconds(took if n_processes == measured else None),
-                    f.percent(alone / (work + talk), 0),
-                    f.percent(talk / (work + talk), 1),
+                    f.percent(alone / (work + talk), 0), f.percent(talk / (work + talk), 1),
                 )
                 for n_processes, (work, talk) in modeled.items()
             ],
             f.sentences(note, beside),
         ),
-    ]
+    ]  # fmt: skip

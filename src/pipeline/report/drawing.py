@@ -81,9 +81,7 @@ _STYLE: dict[Any, Any] = {
     "savefig.facecolor": "none",
 }
 
-
 AttributeValue = str | float | None
-
 
 #: Most cells of a grid on the page; of a finer grid only every second, third, ... row and column is shown.
 MOST_CELLS = 10_000
@@ -149,15 +147,10 @@ class Data:
 
         def box(axes: Axes, corner: tuple[float, float], opposite: tuple[float, float]) -> tuple[float, ...]:
             (x0, y0), (x1, y1) = place(axes, *corner), place(axes, *opposite)
-            half_width, half_height = abs(x1 - x0) / 2, abs(y1 - y0) / 2
-            extent = (round(half_width, 1), round(half_height, 1)) if half_width or half_height else ()
+            extent = (round(abs(x1 - x0) / 2, 1), round(abs(y1 - y0) / 2, 1)) if (x0, y0) != (x1, y1) else ()
             return round((x0 + x1) / 2, 1), round((y0 + y1) / 2, 1), *extent
 
-        found = {
-            "columns": self.columns,
-            "rows": self.rows,
-            "places": [box(*where) for where in self.places],
-        }
+        found = {"columns": self.columns, "rows": self.rows, "places": [box(*one) for one in self.places]}
         return found if self.grid is None else found | {"grid": self.grid.on_page(place)}
 
 
@@ -213,7 +206,7 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
-def finish(figure: Figure, *, name: str, description: str, data: Data | None = None) -> Drawing:
+def finish(figure: Figure, name: str, description: str, data: Data | None = None) -> Drawing:
     """Turn a figure into inline SVG.
 
     Args:

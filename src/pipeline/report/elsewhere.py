@@ -10,12 +10,10 @@ def names_of(metrics: Metrics) -> dict[str, str]:
     """Name each study by its data, by data and network, or by its own name: the first of these that tells all apart."""
     studies = {metrics.study.name: metrics.study} | {name: one.study for name, one in metrics.beside.items()}
     data = {name: study.dataset.name if study.dataset else "" for name, study in studies.items()}
-    both = {
-        name: f"{data[name]} · {study.model.name if study.model else ''}" for name, study in studies.items()
-    }
-    return next(
-        (names for names in (data, both) if len(set(names.values())) == len(studies)), {n: n for n in studies}
-    )
+    networks = {name: study.model.name if study.model else "" for name, study in studies.items()}
+    both = {name: f"{data[name]} · {networks[name]}" for name in studies}
+    apart = (names for names in (data, both) if len(set(names.values())) == len(studies))
+    return next(apart, {name: name for name in studies})
 
 
 def claims_of(metrics: Metrics) -> Mapping[str, Claim]:

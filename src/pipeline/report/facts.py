@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.results.operator import Compression
 from pipeline.artifacts.results.solution import KrigingResult, SolveCost
 from pipeline.report import formatting as f
-from pipeline.report.content import Fact
+from pipeline.report.content import Fact, JudgedClaim
 from pipeline.report.metrics import MatrixMetrics
 from pipeline.report.quantity import Quantity
-from pipeline.report.solutions import doubt
 
 #: A factorization with a tolerance above this one is a preconditioner, whose determinant tells nothing of the matrix's.
 LOOSEST_LOGDET = 1e-4
+
+#: Rounding explains a residual up to this many times the tolerance.
+FAR = 10.0
 
 #: Within this factor of the memory of a dense matrix, the page calls it about as much.
 ABOUT = 1.05
@@ -27,28 +28,52 @@ _WIDE, _LINE = 60, 200
 def matrix_facts(matrix: MatrixMetrics) -> tuple[Fact, ...]:
     """Everything measured on one matrix, as named values; what is not known is left out."""
     compress, fit = matrix.compress, matrix.fit
-    beside = ", beside other jobs" if matrix.alone is False else ""
+    beside, fitted = ", beside other jobs" if matrix.alone is False else "", ""
+    if fit is not None and fit.seconds is not None:
+        fitted = f"{f.seconds(fit.seconds)}, to {f.plural(fit.n, 'value')}{beside}"
+    error, asked = "", f.setting(compress.tolerance)
+    if compress.relative_error is not None:
+        found = f.scientific(compress.relative_error)
+        error = f"missed: {found}, asked {asked}" if compress.missed else f"{found} (asked: {asked})"
+    bound = " (the fit stopped at its smallest nugget)" if matrix.nugget_at_bound else ""
+    nugget = f", nugget {f.significant(matrix.nugget, 3)}{bound}" if matrix.nugget else ""
     items = {
-        "Kernel": f"{kernel_text(matrix.kernel)}{_nugget(matrix)}",
+        "Kernel": f"{kernel_text(matrix.kernel)}{nugget}",
         "Variance and nugget": _standardized(matrix),
         "Points": _points(matrix),
         "Storage": f"{f.n_bytes(compress.n_bytes)} ({_beside_dense(matrix)}, {f.n_bytes(compress.dense_bytes)}"
         f"{_exactly(matrix)})",
-        "Relative error": _error(compress),
+        "Relative error": error,
         "Largest rank": "" if matrix.nothing_approximated else f.count(largest_rank(matrix)),
-        "Fit of the kernel": f"{f.seconds(fit.seconds)}, to {f.plural(fit.n, 'value')}{beside}"
-        if fit is not None and fit.seconds is not None
-        else "",
+        "Fit of the kernel": fitted,
         "Compression": f"{f.seconds(compress.seconds)}{beside}",
         **_solution(matrix, beside),
         **_likelihood(matrix),
     }
-    alarmed = {"Relative error"} if compress.missed else set()
-    alarmed |= {"Residual, exact rows"} if doubt("", matrix) else set()
+    alarms = {"Relative error": compress.missed, "Residual, exact rows": doubt("", matrix) is not None}
     return tuple(
-        Fact(name, text, "alarm" if name in alarmed else "")
+        Fact(name, text, "alarm" if alarms.get(name) else "")
         for name, text in items.items()
         if text not in ("", f.DASH)
+    )
+
+
+def doubt(name: str, matrix: MatrixMetrics) -> JudgedClaim | None:
+    """Return a verdict if the residual on exact rows is far above the tolerances of compression and solve.
+
+    The residual of the compressed matrix tells how well that system was solved, not how close it is to the exact one.
+    """
+    if matrix.solve is None:
+        return None
+    residual = matrix.solve.exact_residual
+    asked = max(matrix.compress.tolerance, matrix.solve.tolerance or 0.0)
+    if not f.is_number(residual) or residual <= FAR * asked:
+        return None
+    return JudgedClaim(
+        "does not hold",
+        f"The {name} system is solved as exactly as was asked: on rows of the exact matrix, the residual is "
+        f"{f.scientific(residual)}, {f.significant(residual / asked)} times the tolerance of {f.setting(asked)}. A "
+        "smaller compress.tolerance brings the matrix nearer to the exact one.",
     )
 
 
@@ -65,16 +90,13 @@ def _solution(matrix: MatrixMetrics, beside: str) -> dict[str, str]:
     if solve is None:
         return {}
     # Iterations with a diagonal preconditioner factorize nothing.
-    took = (
-        {"Assembly of the layers": f"{f.seconds(solve.assemble_seconds)}{beside}"}
-        if solve.factor_kind == "none"
-        else {
-            "Factorization": f"{f.seconds(solve.factorize_seconds)}, {f.n_bytes(solve.factor_bytes)} "
-            f"at tolerance {f.setting(solve.factor_tolerance)}{beside}"
-        }
-    )
+    first, cost = "Assembly of the layers", f"{f.seconds(solve.assemble_seconds)}"
+    if solve.factor_kind != "none":
+        at = f"{f.n_bytes(solve.factor_bytes)} at tolerance {f.setting(solve.factor_tolerance)}"
+        first, cost = "Factorization", f"{f.seconds(solve.factorize_seconds)}, {at}"
     processes = "one process" if solve.processes == 1 else f"{f.count(solve.processes)} processes"
-    return took | {
+    return {
+        first: f"{cost}{beside}",
         "Solve": f"{f.seconds(solve.solve_seconds)}, {f.plural(solve.iterations, 'iteration')}{beside}",
         "Residual, compressed matrix": f.scientific(solve.relative_residual),
         "Residual, exact rows": f.scientific(solve.exact_residual),
@@ -129,13 +151,6 @@ def kernel_text(text: str) -> str:
     return f"{words}{comma}{parameters}"
 
 
-def _nugget(matrix: MatrixMetrics) -> str:
-    if matrix.nugget == 0:
-        return ""
-    bound = " (the fit stopped at its smallest nugget)" if matrix.nugget_at_bound else ""
-    return f", nugget {f.significant(matrix.nugget, 3)}{bound}"
-
-
 def _standardized(matrix: MatrixMetrics) -> str:
     """The unit of variance and nugget: kriging divides values by their standard deviation."""
     if not isinstance(matrix.result, KrigingResult) or not ("variance" in matrix.kernel or matrix.nugget):
@@ -162,13 +177,6 @@ def _points(matrix: MatrixMetrics) -> str:
     return " · ".join(told)
 
 
-def _error(compress: Compression) -> str:
-    if compress.relative_error is None:
-        return ""
-    error, asked = f.scientific(compress.relative_error), f.setting(compress.tolerance)
-    return f"missed: {error}, asked {asked}" if compress.missed else f"{error} (asked: {asked})"
-
-
 def _likelihood(matrix: MatrixMetrics) -> dict[str, str]:
     """Determinant and likelihood, with their tolerance; nothing for a loose factorization or a low-rank matrix."""
     if matrix.solve is None or matrix.compress.form == "low_rank":
@@ -177,15 +185,12 @@ def _likelihood(matrix: MatrixMetrics) -> dict[str, str]:
     if tolerance > LOOSEST_LOGDET:
         return {}
     # A covariance describes the values after division by their standard deviation.
-    of, values, likelihood = (
-        (" of standardized values", " of the values", matrix.result.log_likelihood)
-        if isinstance(matrix.result, KrigingResult)
-        else ("", "", None)
-    )
-    at = f", at tolerance {f.setting(tolerance)}"
+    at, logdet = f", at tolerance {f.setting(tolerance)}", f.decimal(matrix.solve.logdet, 1)
+    if not isinstance(matrix.result, KrigingResult):
+        return {f"log det{at}": logdet}
     return {
-        f"log det{of}{at}": f.decimal(matrix.solve.logdet, 1),
-        f"log likelihood{values}{at}": f.decimal(likelihood, 1),
+        f"log det of standardized values{at}": logdet,
+        f"log likelihood of the values{at}": f.decimal(matrix.result.log_likelihood, 1),
     }
 
 

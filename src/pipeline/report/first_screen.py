@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.changes import Change
 from pipeline.report.content import Illustration, Notice
 from pipeline.report.drawing import Arrays, Drawing
 from pipeline.report.figures.kriging import deviation_map, kriging_map
@@ -30,37 +29,30 @@ def change(metrics: Metrics) -> Notice:
         none = "There is no past run of these specs on this kind of machine to compare with."
         return Notice("Other options" if other else "First run", f"{none}{other}")
     moved = history.changes
-    against = (
-        f"{plural(history.n_figures, 'figure')} were compared with up to {plural(history.n_runs, 'past run')}"
-    )
+    figures, runs = plural(history.n_figures, "figure"), plural(history.n_runs, "past run")
+    against = f"{figures} were compared with up to {runs}"
     if not moved:
         title = "Nothing else changed" if other else "Nothing changed"
         return Notice(title, f"{against}: none moved beyond their noise.{other}", "#past")
-    named = listing(_from_to(row) for row in moved[:MOST_NAMED])
+    largest = []
+    for row in moved[:MOST_NAMED]:
+        digits = told_apart(row.typical, row.value)
+        now = f"from {significant(row.typical, digits)} to {significant(row.value, digits)}"
+        largest.append(f"{row.artefact} {row.figure} {now} ({row.verdict})")
     worse = sum(row.verdict == "worse" for row in moved)
     more = f", and {len(moved) - MOST_NAMED} more" if len(moved) > MOST_NAMED else ""
-    return Notice(
-        f"{plural(len(moved), 'figure')} changed, {worse} for the worse",
-        f"{against}. The largest changes: {named}{more}.{other}",
-        "#past",
-    )
+    title = f"{plural(len(moved), 'figure')} changed, {worse} for the worse"
+    return Notice(title, f"{against}. The largest changes: {listing(largest)}{more}.{other}", "#past")
 
 
 def _respecified(names: Sequence[str]) -> str:
     """The sentence on artefacts whose options changed; empty where there are none."""
     if not names:
         return ""
-    named = list(names[:MOST_NAMED])
-    if len(names) > MOST_NAMED:
-        named.append(f"{len(names) - MOST_NAMED} more")
+    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    named = [*names[:MOST_NAMED], *more]
     verb = "has" if len(names) == 1 else "have"
     return f" {plural(len(names), 'result')} {verb} other options than in the run before: {listing(named)}."
-
-
-def _from_to(row: Change) -> str:
-    digits = told_apart(row.typical, row.value)
-    now = f"from {significant(row.typical, digits)} to {significant(row.value, digits)}"
-    return f"{row.artefact} {row.figure} {now} ({row.verdict})"
 
 
 def pictures(metrics: Metrics, arrays: Arrays) -> list[Illustration]:
@@ -73,12 +65,11 @@ def pictures(metrics: Metrics, arrays: Arrays) -> list[Illustration]:
 
 def _accuracy(metrics: Metrics) -> Illustration:
     shown = claimed(metrics.training, metrics.claims_of, MOST_DRAWN)
+    several, undisturbed = repeated(shown), all(alone(run) for run in shown.values())
     caption = sentences(
         "Accuracy on the validation set.",
-        "Lines are means over seeds, bands reach from the lowest to the highest." if repeated(shown) else "",
-        ""
-        if all(alone(run) for run in shown.values())
-        else "Other jobs ran beside some runs, so times may be too long.",
+        "Lines are means over seeds, bands reach from the lowest to the highest." if several else "",
+        "" if undisturbed else "Other jobs ran beside some runs, so times may be too long.",
     )
     return Illustration([progress(shown)], caption, legend(shown), layout="first")
 
@@ -91,11 +82,6 @@ def drawn_first(metrics: Metrics, arrays: Arrays) -> str | None:
     return next((name for name in metrics.matrices if surface_field(name, arrays) is not None), None)
 
 
-def has_deviations(metrics: Metrics) -> bool:
-    """Tell whether the first screen has room for the map of the standard deviation."""
-    return not metrics.training
-
-
 def deviations_shown(drawing: Drawing | None, layout: str = "") -> Illustration:
     """The map of the standard deviation, with its caption."""
     caption = "The noise of single observations is not included."
@@ -103,7 +89,7 @@ def deviations_shown(drawing: Drawing | None, layout: str = "") -> Illustration:
 
 
 def _maps(metrics: Metrics, arrays: Arrays) -> list[Illustration]:
-    """The map of a prediction, beside that of its standard deviation if there is room, or else a wave's surface."""
+    """The map of a prediction, without trainings beside that of its standard deviation, or else a wave's surface."""
     name = drawn_first(metrics, arrays)
     if name is None:
         return []
@@ -113,5 +99,5 @@ def _maps(metrics: Metrics, arrays: Arrays) -> list[Illustration]:
         surface = surface_field(name, arrays, prefix="first-surface")
         return [Illustration([surface], layout="first", described=True)]
     found = [Illustration([mean], f"The {quantity.name} that kriging predicts ({name}).", layout="first")]
-    deviations = deviation_map(name, arrays, quantity) if has_deviations(metrics) else None
+    deviations = None if metrics.training else deviation_map(name, arrays, quantity)
     return [*found, deviations_shown(deviations, "first")]

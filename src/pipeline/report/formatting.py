@@ -31,13 +31,11 @@ class NumberText(str):
         return number
 
 
-def _remembering(
-    write: Callable[Concatenate[object, P], str],
-) -> Callable[Concatenate[object, P], NumberText]:
-    """Make a function that writes a number return a `NumberText`."""
+def _number_text(write: Callable[Concatenate[float, P], str]) -> Callable[Concatenate[object, P], NumberText]:
+    """Make a function that writes a finite number take any value, and return a `NumberText`."""
 
     def written(value: object, /, *args: P.args, **kwargs: P.kwargs) -> NumberText:
-        return NumberText(write(value, *args, **kwargs), value)
+        return NumberText(write(value, *args, **kwargs) if is_number(value) else DASH, value)
 
     functools.update_wrapper(written, write)
     return written
@@ -52,26 +50,22 @@ def is_number(value: object) -> TypeGuard[float]:
     )
 
 
-@_remembering
-def count(value: object) -> str:
+@_number_text
+def count(value: float) -> str:
     """An integer with thousands separators: 28,298."""
-    return f"{value:,.0f}".replace("-", "−") if is_number(value) else DASH
+    return f"{value:,.0f}".replace("-", "−")
 
 
-@_remembering
-def decimal(value: object, decimals: int) -> str:
+@_number_text
+def decimal(value: float, decimals: int) -> str:
     """A number with a fixed number of decimals, and a true minus sign."""
-    if not is_number(value):
-        return DASH
     text = f"{value:,.{max(decimals, 0)}f}"
     return text.replace("-", "−") if float(text.replace(",", "")) != 0 else text.lstrip("-")
 
 
-@_remembering
-def significant(value: object, digits: int = 2) -> str:
+@_number_text
+def significant(value: float, digits: int = 2) -> str:
     """A number to so many significant digits: 0.0123, 1.2, 120; outside 10^-3..10^6 as a power of ten."""
-    if not is_number(value):
-        return DASH
     if value == 0:
         return "0"
     magnitude = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
@@ -88,11 +82,9 @@ def told_apart(*values: float, digits: int = 3) -> int:
     return digits
 
 
-@_remembering
-def scientific(value: object, digits: int = 2) -> str:
+@_number_text
+def scientific(value: float, digits: int = 2) -> str:
     """A number as a power of ten: 3.2 × 10⁻⁷."""
-    if not is_number(value):
-        return DASH
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
@@ -106,56 +98,51 @@ def superscript(text: str) -> str:
     return text.replace("−", "-").replace(".", "·").translate(_SUPERSCRIPT)
 
 
-@_remembering
-def setting(value: object) -> str:
+@_number_text
+def setting(value: float) -> str:
     """A number that somebody chose, as short as it can be and still exact: 0.05, 10⁻⁶, 2.5 × 10⁻⁴."""
-    if not is_number(value):
-        return DASH
     if value == 0 or 1e-2 <= abs(value) < 1e4:
         return f"{value:g}".replace("-", "−")
     digits = len(f"{value:.15g}".split("e")[0].replace("-", "").replace(".", "").strip("0"))
     return scientific(value, max(digits, 1))
 
 
-def scaled(value: object, units: Sequence[tuple[float, str]], digits: int = 3) -> str:
+def scaled(value: float, units: Sequence[tuple[float, str]], digits: int = 3) -> str:
     """A number in the largest unit that it reaches; ``units`` are (size, name), largest first."""
-    if not is_number(value):
-        return DASH
     # Compare what will be printed, so that 999.96 kB does not print as 1,000 kB.
     reached = (unit for unit in units if abs(float(f"{value / unit[0]:.{digits - 1}e}")) >= 1)
     size, name = next(reached, units[-1])
     return f"{significant(value / size, digits)}{NO_BREAK_SPACE}{name}"
 
 
-@_remembering
-def n_bytes(value: object, digits: int = 3) -> str:
+@_number_text
+def n_bytes(value: float, digits: int = 3) -> str:
     """A size in decimal units: 6.41 GB."""
     return scaled(value, ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")), digits)
 
 
-@_remembering
-def seconds(value: object, digits: int = 3) -> str:
+@_number_text
+def seconds(value: float, digits: int = 3) -> str:
     """A time in its unit: 137 µs, 4.31 s, 12.5 min."""
     if value == 0:
         return f"0{NO_BREAK_SPACE}s"
-    if is_number(value) and 100.0 <= value < 3600.0:
+    if 100.0 <= value < 3600.0:
         return f"{significant(value / 60.0, digits)}{NO_BREAK_SPACE}min"
     return scaled(value, ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")), digits)
 
 
-@_remembering
-def joules(value: object) -> str:
+@_number_text
+def joules(value: float) -> str:
     """An energy: 2.41 kJ."""
     return scaled(value, ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J")))
 
 
-@_remembering
-def flops(value: object) -> str:
+@_number_text
+def flops(value: float) -> str:
     """A number of floating-point operations: 75.5 MFLOP."""
     if value == 0:
         return "0"
-    units = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP"))
-    return scaled(value, units)
+    return scaled(value, ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP")))
 
 
 def instant(value: object) -> str:
@@ -172,29 +159,27 @@ def instant(value: object) -> str:
     return f"{day}, {moment:%H:%M}{zone}" if len(text) > len("2026-11-23") else day
 
 
-@_remembering
-def percent(fraction: object, decimals: int = 1) -> str:
+@_number_text
+def percent(fraction: float, decimals: int = 1) -> str:
     """A fraction as a percentage: 86.7 %."""
-    return with_percent(fraction * 100 if is_number(fraction) else None, decimals)
+    return with_percent(fraction * 100, decimals)
 
 
-@_remembering
-def with_percent(value: object, decimals: int) -> str:
+@_number_text
+def with_percent(value: float, decimals: int) -> str:
     """A number that is in percent already: 86.7 %."""
-    return f"{decimal(value, decimals)}{NO_BREAK_SPACE}%" if is_number(value) else DASH
+    return f"{decimal(value, decimals)}{NO_BREAK_SPACE}%"
 
 
-@_remembering
-def relative(error: object) -> str:
+@_number_text
+def relative(error: float) -> str:
     """A relative error as a percentage, to two digits: 0.034 %."""
-    return f"{significant(error * 100)}{NO_BREAK_SPACE}%" if is_number(error) else DASH
+    return f"{significant(error * 100)}{NO_BREAK_SPACE}%"
 
 
-@_remembering
-def times(ratio: object) -> str:
+@_number_text
+def times(ratio: float) -> str:
     """A ratio as a factor: 16×, 2.1×, 0.97×, 0.038×."""
-    if not is_number(ratio):
-        return DASH
     if ratio >= 10:
         return f"{count(ratio)}×"
     if 0 < ratio < 0.0995:

@@ -2,13 +2,14 @@
 
 import math
 import re
-from collections.abc import Sequence
+from itertools import chain
 
 from pipeline.artifacts.results.half_network import LayerErrorRow, TimingRow
 from pipeline.report import formatting as f
 from pipeline.report.content import Bar, Column, Table
 from pipeline.report.metrics import Converted
 from pipeline.report.runs import said_of_timings
+from pipeline.report.spread import Spread
 
 #: Scale of the bars relative to the largest figure; a tick at a bar's very end would touch the number beside it.
 HEADROOM = 1.06
@@ -21,7 +22,8 @@ def layer_bars(network: Converted) -> Table:
         timings.setdefault(row.layer, []).append(row)
     errors = layer_errors(network)
     batches = sorted({row.batch for row in network.timings})
-    top = HEADROOM * max((1.0, *(value for row in network.timings for value in _extremes(row))))
+    ends = ((row.speedup, row.predicted_speedup, row.interval and row.interval[1]) for row in network.timings)
+    top = HEADROOM * max((1.0, *Spread.of(chain.from_iterable(ends)).values))
     rows, details = [], []
     for number, (name, of_layer) in enumerate(timings.items(), 1):
         ordered = sorted(of_layer, key=lambda row: row.batch)
@@ -58,11 +60,6 @@ def layer_errors(network: Converted) -> dict[tuple[str, str], LayerErrorRow]:
     return {(batch, error.layer): error for batch, plan in network.plans.items() for error in plan.errors}
 
 
-def _extremes(row: TimingRow) -> list[float]:
-    values = (row.speedup, row.predicted_speedup, row.interval[1] if row.interval else None)
-    return [value for value in values if f.is_number(value)]
-
-
 def _speed_bar(row: TimingRow, top: float, batches: list[int]) -> Bar:
     low, high = row.interval or (math.nan, math.nan)
     return Bar(
@@ -79,15 +76,14 @@ def _speed_bar(row: TimingRow, top: float, batches: list[int]) -> Bar:
 def _reasons(rows: list[TimingRow]) -> tuple[tuple[str, str], ...]:
     """(batch, sentence) for every batch size, or the sentence once if it is always the same.
 
-    The sentence opens with the outcome and the speedup; the bar beside it has the speedup already.
+    A reason opens with the outcome and the speedup; the bar beside it has the speedup already.
     """
-    said = [(f"Batch {f.count(row.batch)}", _sentence(row.reason)) for row in rows if row.reason]
+    said = []
+    for row in rows:
+        text = re.sub(r"^([^:,]*), [\d.,]+x(?= by | with |:)", r"\1", row.reason)
+        if text:
+            said.append((f"Batch {f.count(row.batch)}", text[0].upper() + text[1:]))
     return (("", said[0][1]),) if len(said) > 1 and len({text for _, text in said}) == 1 else tuple(said)
-
-
-def _sentence(reason: str) -> str:
-    text = re.sub(r"^([^:,]*), [\d.,]+x(?= by | with |:)", r"\1", reason)
-    return text[:1].upper() + text[1:]
 
 
 def rounding(network: Converted) -> Table:
@@ -200,6 +196,19 @@ def layer_work(network: Converted) -> Table:
 def layer_times(network: Converted) -> Table:
     """Times and attained rates behind the bars, and those of the other modes."""
     timings = [*network.timings, *network.other_timings]
+    disturbed = [row.n_disturbed for row in timings if row.n_disturbed]
+    note = f.sentences(
+        "Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
+        "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
+        "FP16. Routine: of both precisions, or FP32 → FP16.",
+        "Exceeded: at one precision at least, the layer is more than 5 % faster than its roof allows."
+        if any(map(beats_bound, timings))
+        else "",
+        "Other work disturbed some timings that are counted, because there were hardly any others: "
+        f"{f.plural(sum(disturbed), 'sample')} of {f.plural(len(disturbed), 'row')}."
+        if disturbed
+        else "",
+    )
     return Table(
         "Times behind the bars",
         (
@@ -210,13 +219,12 @@ def layer_times(network: Converted) -> Table:
             (
                 row.layer, f.count(row.batch), row.mode, f.seconds(row.seconds_fp32), f.seconds(row.seconds_fp16),
                 f.seconds(row.predicted_seconds_fp16), f.times(row.speedup), f.times(row.predicted_speedup),
-                f.significant(row.gflops, 3), f.significant(row.gbytes, 3), _bound(row), _routines(row),
+                f.significant(row.gflops, 3), f.significant(row.gbytes, 3),
+                f"{row.bound or f.DASH}{' (exceeded)' if beats_bound(row) else ''}", _routines(row),
             )
             for row in timings
         ],
-        "Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
-        "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
-        f"FP16. Routine: of both precisions, or FP32 → FP16.{_exceeded(timings)}{_disturbed(timings)}",
+        note,
         fold=True,
     )  # fmt: skip
 
@@ -227,27 +235,6 @@ def beats_bound(row: TimingRow) -> bool:
     return any(f.is_number(bound) and bound > 1.05 * seconds for seconds, bound in sides)
 
 
-def _bound(row: TimingRow) -> str:
-    return f"{row.bound or f.DASH}{' (exceeded)' if beats_bound(row) else ''}"
-
-
-def _exceeded(timings: Sequence[TimingRow]) -> str:
-    if not any(map(beats_bound, timings)):
-        return ""
-    return " Exceeded: at one precision at least, the layer is more than 5 % faster than its roof allows."
-
-
-def _disturbed(timings: Sequence[TimingRow]) -> str:
-    """Return the note on samples that count although other work disturbed them."""
-    kept = [row.n_disturbed for row in timings]
-    if not any(kept):
-        return ""
-    return (
-        " Other work disturbed some timings that are counted, because there were hardly any others: "
-        f"{f.plural(sum(kept), 'sample')} of {f.plural(sum(map(bool, kept)), 'row')}."
-    )
-
-
 def _traffic(row: TimingRow) -> str:
     """Bytes by the cache level that they come from."""
     moved = row.traffic_fp16.items()
@@ -255,12 +242,9 @@ def _traffic(row: TimingRow) -> str:
 
 
 def _routines(row: TimingRow) -> str:
-    """The routines of both precisions, named once if they differ only in the weights' type."""
-    names = dict.fromkeys(_short(name) for name in (row.routine_fp32, row.routine_fp16) if name)
-    return " → ".join(names) or f.DASH
-
-
-def _short(routine: str) -> str:
-    """A routine in few words: direct conv 16-wide, avx512."""
-    name = routine.replace("convolution", "conv")
-    return re.sub(r" (\d+) outputs wide", r" \1-wide", re.sub(r",? fp(16|32) weights", "", name))
+    """The routines of both precisions in few words, named once if they differ only in the weights' type."""
+    names = []
+    for routine in filter(None, (row.routine_fp32, row.routine_fp16)):
+        name = re.sub(r",? fp(16|32) weights", "", routine.replace("convolution", "conv"))
+        names.append(re.sub(r" (\d+) outputs wide", r" \1-wide", name))
+    return " → ".join(dict.fromkeys(names)) or f.DASH

@@ -10,17 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from pipeline.artifacts.results import Number
+from pipeline.artifacts.results import half_network as half
 from pipeline.artifacts.results.critical_batch import Prediction
-from pipeline.artifacts.results.half_network import (
-    CandidateRow,
-    DeviceRow,
-    FileBytes,
-    LayerRow,
-    PlanTest,
-    RoofRow,
-    TimingRow,
-    Verified,
-)
 from pipeline.artifacts.results.network import EpochRow, FactorFigures, Flatness, Score
 from pipeline.artifacts.results.operator import Compression, FittedCovariance
 from pipeline.artifacts.results.scaling import ScalingFacts, ScalingRow
@@ -119,10 +110,10 @@ class RoleMetrics(MetricsPart):
     smoothed: str | None = None
 
 
-class TimedPlan(PlanTest):
+class TimedPlan(half.PlanTest):
     """A plan that was timed; `verification` has its errors on the samples that it was chosen with."""
 
-    verification: Verified | None = None
+    verification: half.Verified | None = None
 
 
 class Converted(MetricsPart):
@@ -140,15 +131,15 @@ class Converted(MetricsPart):
 
     seed: int | None
     budget_points: float
-    file_bytes: FileBytes
-    layers: list[LayerRow]
+    file_bytes: half.FileBytes
+    layers: list[half.LayerRow]
     plans: dict[str, TimedPlan] = {}
     mode: str = ""
-    timings: list[TimingRow] = []
-    other_timings: list[TimingRow] = []
-    candidates: list[CandidateRow] = []
-    device_timings: list[DeviceRow] = []
-    roofs: RoofRow = RoofRow()
+    timings: list[half.TimingRow] = []
+    other_timings: list[half.TimingRow] = []
+    candidates: list[half.CandidateRow] = []
+    device_timings: list[half.DeviceRow] = []
+    roofs: half.RoofRow = half.RoofRow()
     alone: bool | None = None
     generated_inputs: bool = False
 

@@ -14,25 +14,17 @@ ELSEWHERE = ("optimizer", "smoothing", "augmentation", "batch_size", "train_samp
 
 def options(training: Runs) -> Table:
     """One row per run, folded: the training options of its networks, including those that trials chose."""
-    rows = tuple(
-        (
-            label_of(name, run),
-            f"{method_name(run)}: {_values(_without_name(run.options['optimizer']))}",
-            "; ".join(
-                _named(each) for key in ("smoothing", "augmentation") for each in _list(run.options.get(key))
-            )
-            or DASH,
-            _values({key: value for key, value in run.options.items() if key not in ELSEWHERE}),
-        )
-        for name, run in training.items()
-        if run.options
-    )
+    rows = []
+    for name, run in training.items():
+        if run.options:
+            optimizer = f"{method_name(run)}: {_values(_without_name(run.options['optimizer']))}"
+            lists = (run.options.get(key) for key in ("smoothing", "augmentation"))
+            named = (_named(each) for one in lists if isinstance(one, list) for each in one)
+            smoothing = "; ".join(named) or DASH
+            passes = _values({key: value for key, value in run.options.items() if key not in ELSEWHERE})
+            rows.append((label_of(name, run), optimizer, smoothing, passes))
     titles = ("Run", Column("Optimizer"), Column("Smoothing and augmentation"), Column("Passes"))
-    return Table("Options of every run", titles, rows, fold=True)
-
-
-def _list(value: JsonValue) -> list[JsonValue]:
-    return value if isinstance(value, list) else []
+    return Table("Options of every run", titles, tuple(rows), fold=True)
 
 
 def _named(value: JsonValue) -> str:

@@ -34,19 +34,16 @@ def render(metrics: Metrics, arrays: Arrays) -> str:
         The text of the page, well below 3 MB. It loads nothing, and all its content is readable without its script.
     """
     sections = [section for make in SECTIONS if (section := make(metrics, arrays)) is not None]
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            study=metrics.study.name,
-            title=f"The {metrics.study.name} study",
-            description=metrics.study.description,
-            setting=_setting(metrics),
-            change=change(metrics),
-            answers=answers(metrics),
-            pictures=pictures(metrics, arrays),
-            sections=sections,
-        )
+    template = _environment().get_template("page.html")
+    return template.render(
+        study=metrics.study.name,
+        title=f"The {metrics.study.name} study",
+        description=metrics.study.description,
+        setting=_setting(metrics),
+        change=change(metrics),
+        answers=answers(metrics),
+        pictures=pictures(metrics, arrays),
+        sections=sections,
     )
 
 
@@ -60,7 +57,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = _typeset
-    environment.filters["share"] = _share
+    # A fraction of a track's width, kept inside it.
+    environment.filters["share"] = lambda fraction: f"{100 * min(max(fraction, 0.0), 1.0):.2f}%"
     return environment
 
 
@@ -70,25 +68,16 @@ def _typeset(text: str) -> Markup:
     return Markup(escaped.replace("K-FAC", '<span class="word">K-FAC</span>'))
 
 
-def _share(fraction: float) -> str:
-    """A fraction of a track's width, kept inside it."""
-    return f"{100 * min(max(fraction, 0.0), 1.0):.2f}%"
-
-
 def _setting(metrics: Metrics) -> tuple[tuple[str, str], ...]:
     """The subject of the study, as named values; what a study does not have is left out."""
     study, provenance = metrics.study, metrics.provenance
+    model, known = study.model, [key for key in ("date", "host", "cpu") if provenance.get(key)]
+    made = (instant(provenance[key]) if key == "date" else str(provenance[key]) for key in known)
     items = {
         "Data": _data(study.dataset) if study.dataset else "",
-        "Network": f"{study.model.name} · {count(study.model.n_parameters)} parameters"
-        if study.model
-        else "",
+        "Network": f"{model.name} · {count(model.n_parameters)} parameters" if model else "",
         "Seeds": _seeds(metrics),
-        "Run": " · ".join(
-            instant(provenance[key]) if key == "date" else str(provenance[key])
-            for key in ("date", "host", "cpu")
-            if provenance.get(key)
-        ),
+        "Run": " · ".join(made),
     }
     return tuple((key, value) for key, value in items.items() if value)
 
@@ -106,10 +95,8 @@ def _seeds(metrics: Metrics) -> str:
     seeds, runs = metrics.study.seeds, metrics.training.values()
     numbers = sorted({len(run.seeds) for run in runs})
     if len(numbers) > 1:
-        return (
-            f"{numbers[0]} to {numbers[-1]} a run, see its final scores · ± is the standard deviation over the "
-            "seeds of a run, on the whole page"
-        )
+        over = "± is the standard deviation over the seeds of a run, on the whole page"
+        return f"{numbers[0]} to {numbers[-1]} a run, see its final scores · {over}"
     names = ", ".join(str(seed) for seed in seeds)
     if numbers and numbers[0] < len(seeds):
         names = f"{numbers[0]} a run, of {names}"

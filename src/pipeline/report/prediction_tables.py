@@ -50,10 +50,14 @@ def _accuracies(accuracy: Accuracy | None) -> tuple[str, str, str, str]:
     """Both accuracies, the gain, and how many answers changed."""
     if accuracy is None:
         return f.DASH, f.DASH, f.DASH, f.DASH
+    gained, lost = f.DASH, accuracy.interval_lost
+    if f.is_number(accuracy.points_lost):
+        ends = f" ({_signed(0.0 - lost[1])} to {_signed(0.0 - lost[0])})" if lost else ""
+        gained = f"{_signed(0.0 - accuracy.points_lost)}{ends}"
     return (
         _between(accuracy.fp32, accuracy.interval_fp32),
         _between(accuracy.fp16, accuracy.interval_fp16),
-        _gained(accuracy),
+        gained,
         f"{f.count(accuracy.n_changed)} of {f.count(accuracy.n_samples)}",
     )
 
@@ -64,14 +68,6 @@ def _between(share: float, interval: Interval | None) -> str:
         return f.percent(share, 2)
     low, high = (f.decimal(100 * end, 2) for end in interval)
     return f"{f.percent(share, 2)} ({low} to {high})"
-
-
-def _gained(accuracy: Accuracy) -> str:
-    if not f.is_number(accuracy.points_lost):
-        return f.DASH
-    interval = accuracy.interval_lost
-    ends = f" ({_signed(0.0 - interval[1])} to {_signed(0.0 - interval[0])})" if interval else ""
-    return f"{_signed(0.0 - accuracy.points_lost)}{ends}"
 
 
 def _signed(value: float) -> str:
@@ -107,11 +103,10 @@ def changed_predictions(network: Converted, classes: Sequence[str]) -> Table:
 
 def confusions(network: Converted, classes: Sequence[str]) -> list[Table]:
     """The cells of the confusion matrix that FP16 changes; plans with the same answers share one table."""
-    alike: dict[tuple[str, str], list[str]] = {}
+    alike: dict[str, list[str]] = {}
     predictions = _predictions(network)
     for batch, found in predictions.items():
-        counts = (str(found.confusion_before), str(found.confusion_after))
-        alike.setdefault(counts, []).append(batch)
+        alike.setdefault(f"{found.confusion_before} {found.confusion_after}", []).append(batch)
     tables = (_confusion(predictions[batches[0]], batches, classes) for batches in alike.values())
     return [table for table in tables if table]
 

@@ -23,17 +23,12 @@ class Quantity:
         parts = [re.fullmatch(r"log_?10\s*(?:of\s+)?(.*)", text.strip()) for text in (name, unit)]
         logarithmic = any(part is not None for part in parts)
         name, unit = (part[1] if part else text for part, text in zip(parts, (name, unit), strict=True))
-        if (
-            unit and name != unit and not logarithmic
-        ):  # it may stand in brackets behind the name, too, and is removed there
-            name = (
-                re.sub(rf"[\s_]*(\[\s*{re.escape(unit)}\s*\]|\(\s*{re.escape(unit)}\s*\))$", "", name) or name
-            )
-        return cls(
-            f"log₁₀ {unit if name in ('', 'values') and unit else name}" if logarithmic else name,
-            unit,
-            logarithmic,
-        )
+        if logarithmic:
+            return cls(f"log₁₀ {unit if name in ('', 'values') and unit else name}", unit, logarithmic)
+        if unit and name != unit:  # it may stand in brackets behind the name, too, and is removed there
+            own = re.escape(unit)
+            name = re.sub(rf"[\s_]*(\[\s*{own}\s*\]|\(\s*{own}\s*\))$", "", name) or name
+        return cls(name, unit, logarithmic)
 
     @property
     def label(self) -> str:

@@ -13,16 +13,9 @@ OverSeeds = Callable[[RunMetrics], Spread]
 
 #: Optimizers as papers write them; a user's own optimizer is written as in the study.
 OPTIMIZERS = {
-    "sgd": "SGD",
-    "schedule_free": "Schedule-free SGD",
-    "lars": "LARS",
-    "adamw": "AdamW",
-    "lamb": "LAMB",
-    "muon": "Muon",
-    "soap": "SOAP",
-    "kfac": "K-FAC",
-    "fop": "FOP",
-}
+    "sgd": "SGD", "schedule_free": "Schedule-free SGD", "lars": "LARS", "adamw": "AdamW", "lamb": "LAMB",
+    "muon": "Muon", "soap": "SOAP", "kfac": "K-FAC", "fop": "FOP",
+}  # fmt: skip
 SECOND_ORDER = ("kfac", "fop")
 
 
@@ -41,13 +34,9 @@ def repeated(training: Runs) -> bool:
     return any(len(run.seeds) > 1 for run in training.values())
 
 
-def _over_seeds(run: RunMetrics, of: Callable[[SeedResult], object]) -> Spread:
-    """A quantity of every seed; seeds without it are left out."""
-    return Spread.of({name: of(seed) for name, seed in run.seeds.items()})
-
-
 def _quantity(of: Callable[[SeedResult], object]) -> OverSeeds:
-    return lambda run: _over_seeds(run, of)
+    """A quantity of every seed; seeds without it are left out."""
+    return lambda run: Spread.of({name: of(seed) for name, seed in run.seeds.items()})
 
 
 def _percent(score: Score | None) -> float | None:
@@ -87,19 +76,18 @@ def target_loss(run: RunMetrics) -> float | None:
 
 def reached(seed: SeedResult, target: float) -> EpochRow | None:
     """The first epoch that ends with a training loss at or below a target."""
-    return next(
-        (row for row in seed.history if f.is_number(row.train_loss) and row.train_loss <= target), None
-    )
+    low = (row for row in seed.history if f.is_number(row.train_loss) and row.train_loss <= target)
+    return next(low, None)
 
 
 def time_until(run: RunMetrics, target: float) -> Spread:
     """Seconds until each seed that gets there has reached a training loss."""
-    return _over_seeds(run, lambda seed: (row := reached(seed, target)) and row.seconds)
+    return _quantity(lambda seed: (row := reached(seed, target)) and row.seconds)(run)
 
 
 def steps_until(run: RunMetrics, target: float) -> Spread:
     """Optimizer steps until each seed that gets there has reached a training loss."""
-    return _over_seeds(run, lambda seed: (row := reached(seed, target)) and row.steps)
+    return _quantity(lambda seed: (row := reached(seed, target)) and row.steps)(run)
 
 
 def alone(run: RunMetrics) -> bool:
@@ -118,9 +106,8 @@ def said_of_timings(network: Converted) -> str:
     """The same for a network, whose samples also show work from outside the study."""
     if network.alone is not False:
         return ""
-    return (
-        "Other work ran on the same machine meanwhile, so times may be too long, and speedups less certain."
-    )
+    beside = "Other work ran on the same machine meanwhile"
+    return f"{beside}, so times may be too long, and speedups less certain."
 
 
 def claimed(training: Runs, roles: RoleMetrics | None, most: int) -> Runs:

@@ -18,32 +18,23 @@ LEAST_SIZES = 4
 
 @dataclass(frozen=True)
 class Spread:
-    """The values of one quantity over seeds; values that are not finite numbers are left out.
+    """The values of one quantity by the seeds that have it; where seeds have no names, by their positions."""
 
-    Attributes:
-        values: The values.
-        seeds: The seed of each value, by which two runs are compared; where seeds have no names, their positions.
-    """
-
-    values: tuple[float, ...]
-    seeds: tuple[str, ...] = ()
+    by_seed: Mapping[str, float]
 
     @classmethod
     def of(cls, values: Iterable[object] | Mapping[str, object]) -> "Spread":
-        """Keep the numbers among the seeds' values, given in order or by name."""
+        """Keep the finite numbers among the seeds' values, given in order or by name."""
         named = values if isinstance(values, Mapping) else {str(n): value for n, value in enumerate(values)}
-        kept = {seed: float(value) for seed, value in named.items() if is_number(value)}
-        return cls(tuple(kept.values()), tuple(kept))
+        return cls({seed: float(value) for seed, value in named.items() if is_number(value)})
 
     @property
-    def by_seed(self) -> dict[str, float]:
-        """The values by their seeds."""
-        seeds = self.seeds or tuple(str(place) for place in range(self.n))
-        return dict(zip(seeds, self.values, strict=True))
+    def values(self) -> tuple[float, ...]:
+        return tuple(self.by_seed.values())
 
     @property
     def n(self) -> int:
-        return len(self.values)
+        return len(self.by_seed)
 
     @property
     def mean(self) -> float | None:
@@ -81,7 +72,7 @@ def paired(first: Spread, second: Spread) -> tuple[Spread, Spread]:
     common = [seed for seed in one if seed in other]
     if not common:
         return first, second
-    return Spread.of({seed: one[seed] for seed in common}), Spread.of({seed: other[seed] for seed in common})
+    return Spread({seed: one[seed] for seed in common}), Spread({seed: other[seed] for seed in common})
 
 
 def said_of_seeds(first: Spread, second: Spread) -> str:

@@ -41,11 +41,9 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
     if not any(row[2] for row in rows):
         return None
     labels = [of.label_with_divergence(name, peer) for name, peer in peers.items()]
-    said = (
-        f"The reference of the claims, {labels[0]}, is also the best baseline"
-        if len(labels) == 1
-        else f"The reference of the claims is {labels[0]}. The best baseline is {labels[1]}"
-    )
+    said = f"The reference of the claims, {labels[0]}, is also the best baseline"
+    if len(labels) > 1:
+        said = f"The reference of the claims is {labels[0]}. The best baseline is {labels[1]}"
     compared = [(f"Points above {label}", Column(f"Verdict against {label}")) for label in labels]
     return Table(
         "Verdicts on large batches",
@@ -105,10 +103,8 @@ def beside(run: RunMetrics, other: RunMetrics) -> tuple[str, str]:
         return decimal(by.mean, 2), "undecided"
     low, high = (decimal(by.mean + sign * by.half_width, 2) for sign in (-1, 1))
     found = verdict(by)
-    favored = other if found == "below" else run
-    return f"{decimal(by.mean, 2)} ({low} to {high})", "undecided" if of.seeds_that_diverged(
-        favored
-    ) else found
+    diverged = of.seeds_that_diverged(other if found == "below" else run)
+    return f"{decimal(by.mean, 2)} ({low} to {high})", "undecided" if diverged else found
 
 
 def verdict(by: Difference) -> str:

@@ -33,12 +33,10 @@ def final_accuracy(training: Runs, n_classes: int = 0, with_curves: Runs | None 
         score: of.common_decimals([score(run) for run in training.values()], usual)
         for score, usual in scores.items()
     }
-    chance = {name for name, run in training.items() if of.run_at_chance(run, n_classes)}
+    chance = {name: "at chance" for name, run in training.items() if of.run_at_chance(run, n_classes)}
     rows = [
         (
-            f.with_notes(
-                of.label_of(name, run), "at chance" if name in chance else "", of.diverged_text(run)
-            ),
+            f.with_notes(of.label_of(name, run), chance.get(name, ""), of.diverged_text(run)),
             of.method_of(run),
             f.count(run.batch_size),
             f.count(of.n_steps(run).mean),
@@ -53,11 +51,12 @@ def final_accuracy(training: Runs, n_classes: int = 0, with_curves: Runs | None 
         "Gap: test loss minus training loss at the end.",
         f"Time: {'the mean time' if repeated(training) else 'the time'} of training.",
         _beside(training),
-        _chance(n_classes) if chance else "",
+        f"At chance: below {f.percent(1.5 / n_classes, 0)}, where guessing gives {f.percent(1 / n_classes, 0)}."
+        if chance
+        else "",
     )
-    return Table(
-        "Final scores of every run", titles, rows, note, series=[looks[name].variable for name in training]
-    )
+    series = [looks[name].variable for name in training]
+    return Table("Final scores of every run", titles, rows, note, series)
 
 
 def _time(run: RunMetrics, spent: float | None) -> f.NumberText:
@@ -68,9 +67,8 @@ def _time(run: RunMetrics, spent: float | None) -> f.NumberText:
 def _beside(training: Runs) -> str:
     if all(of.alone(run) for run in training.values()):
         return ""
-    return (
-        f"{BESIDE}: other jobs of the study ran on the same machine meanwhile, so this time may be too long."
-    )
+    beside = "other jobs of the study ran on the same machine meanwhile"
+    return f"{BESIDE}: {beside}, so this time may be too long."
 
 
 def methods_by_batch(training: Runs, quantity: of.OverSeeds, caption: str, usual: int) -> Table | None:
@@ -88,7 +86,7 @@ def methods_by_batch(training: Runs, quantity: of.OverSeeds, caption: str, usual
         return None
     places = of.common_decimals(list(found.values()), usual)
     rows = [
-        (method, *(of.spread_text(found.get((method, batch), Spread(())), places) for batch in batches))
+        (method, *(of.spread_text(found.get((method, batch), Spread({})), places) for batch in batches))
         for method in methods
     ]
     titles = ("Method", *(f"Batch {f.count(batch)}" for batch in batches))
@@ -124,14 +122,12 @@ def minima(training: Runs, target: float | None) -> Table | None:
         "Means over seeds." if repeated(training) else "",
         "Curvature: largest eigenvalue of the Hessian of the training loss at the end; rise: of that loss when every "
         "weight matrix gets Gaussian noise of a fifth of its size.",
+        f"Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; means are those "
+        "of the seeds that reached it, with a dash where none did."
+        if speed
+        else "",
+        _beside(training) if speed else "",
     )
-    if target is not None:
-        note = f.sentences(
-            note,
-            f"Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; means are those "
-            "of the seeds that reached it, with a dash where none did.",
-            _beside(training),
-        )
     return Table("Speed, and the minimum found" if speed else "The minimum found", titles, rows, note)
 
 
@@ -161,10 +157,6 @@ def factors(training: Runs) -> Table:
         "those with damping, and pi says how damping is split between the two."
         f"{' All figures are those of the first seed.' if repeated(training) else ''}",
     )  # fmt: skip
-
-
-def _chance(n_classes: int) -> str:
-    return f"At chance: below {f.percent(1.5 / n_classes, 0)}, where guessing gives {f.percent(1 / n_classes, 0)}."
 
 
 def levels(matrix: MatrixMetrics) -> Table:
@@ -207,10 +199,7 @@ def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str
 
 
 def _exponent(power: Power | None) -> TableCell:
-    if power is None:
-        return f.DASH
-    exponent, interval = power.text.removesuffix(")").split(" (")
-    return exponent, interval
+    return tuple(power.text.removesuffix(")").split(" (")) if power is not None else f.DASH
 
 
 def rule_costs(rules: Sequence[RuleCost]) -> Table:
@@ -220,25 +209,17 @@ def rule_costs(rules: Sequence[RuleCost]) -> Table:
         jobs.setdefault(row.rule, []).append(row)
     spent = {rule: sum(Spread.of(row.seconds for row in found).values) for rule, found in jobs.items()}
     longest, total = max(spent.values(), default=0.0) or 1.0, sum(spent.values())
-    rows = [
-        (
-            rule,
-            Bar(length=0.8 * spent[rule] / longest, text=f.seconds(spent[rule])),
-            f.percent(spent[rule] / (total or 1.0), 0),
-            f.count(len(jobs[rule])),
-            f.n_bytes(
-                max(
-                    (2**20 * row.max_rss_mb for row in jobs[rule] if f.is_number(row.max_rss_mb)),
-                    default=None,
-                )
-            ),
-        )
-        for rule in sorted(spent, key=lambda rule: -spent[rule])
-    ]
+    rows: list[tuple[TableCell, ...]] = []
+    for rule in sorted(spent, key=lambda rule: -spent[rule]):
+        took, share = spent[rule], f.percent(spent[rule] / (total or 1.0), 0)
+        peaks = [2**20 * row.max_rss_mb for row in jobs[rule] if f.is_number(row.max_rss_mb)]
+        bar = Bar(length=0.8 * took / longest, text=f.seconds(took))
+        rows.append((rule, bar, share, f.count(len(jobs[rule])), f.n_bytes(max(peaks, default=None))))
     titles = ("Rule", Column("Time, all jobs"), "Share", "Jobs", "Peak memory")
     return Table("Time and memory by rule", titles, rows, f"All jobs together: {f.seconds(total)}.")
 
 
+#: Up to this many changed figures have a row.
 SHOWN_CHANGES = 25
 
 
@@ -249,21 +230,17 @@ def changes(rows: Sequence[Change]) -> Table:
     return Table(
         "Changed beyond the noise of past runs",
         ("Figure", Column("Verdict"), "Now", "Median before", "Expected", "Past runs"),
-        [_moved(row) for row in rows[:SHOWN_CHANGES]],
+        [
+            (
+                f"{row.artefact} {row.figure}", row.verdict, f.significant(row.value, digits),
+                f.significant(row.typical, digits),
+                f"{f.significant(row.low, digits)} to {f.significant(row.high, digits)}", f.count(row.n),
+            )
+            for row in rows[:SHOWN_CHANGES]
+            for digits in [f.told_apart(row.value, row.typical, digits=4)]
+        ],
         f.sentences(note, f"{f.count(left)} more in metrics.json." if left > 0 else ""),
-    )
-
-
-def _moved(row: Change) -> tuple[TableCell, ...]:
-    digits = f.told_apart(row.value, row.typical, digits=4)
-    return (
-        f"{row.artefact} {row.figure}",
-        row.verdict,
-        f.significant(row.value, digits),
-        f.significant(row.typical, digits),
-        f"{f.significant(row.low, digits)} to {f.significant(row.high, digits)}",
-        f.count(row.n),
-    )
+    )  # fmt: skip
 
 
 def commits(lines: Sequence[str]) -> Table:

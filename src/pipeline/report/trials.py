@@ -27,15 +27,20 @@ def trials(training: Runs) -> Table:
         ("Run", "Trials", "Diverged", "Chosen on validation", "Median", "Time"),
         [_row(label, tuning) for label, tuning in tuned],
         f"{note}{repeated if n_repeats else ''}",
-        details=[_details(tuning) for _, tuning in tuned],
+        details=[
+            (
+                ("Chosen", f"trial {tuning.chosen + 1}: {_values(tuning.values)}"),
+                *((f"Trial {number}", _in_words(trial)) for number, trial in enumerate(tuning.trials, 1)),
+            )
+            for _, tuning in tuned
+        ],
         fold=True,
     )
 
 
 def _row(label: str, tuning: TuningFacts) -> tuple[str, ...]:
-    first = [
-        t.validation.accuracy for t in tuning.trials if t.validation and t.validation.accuracy is not None
-    ]
+    scores = [trial.validation for trial in tuning.trials if trial.validation]
+    first = [score.accuracy for score in scores if score.accuracy is not None]
     chosen = tuning.trials[tuning.chosen].mean()
     return (
         label,
@@ -45,11 +50,6 @@ def _row(label: str, tuning: TuningFacts) -> tuple[str, ...]:
         with_percent(100 * median(first), 2) if first else DASH,
         seconds(sum(trial.seconds for trial in tuning.trials)),
     )
-
-
-def _details(tuning: TuningFacts) -> tuple[tuple[str, str], ...]:
-    each = ((f"Trial {number}", _in_words(trial)) for number, trial in enumerate(tuning.trials, 1))
-    return ("Chosen", f"trial {tuning.chosen + 1}: {_values(tuning.values)}"), *each
 
 
 def _in_words(trial: Trial) -> str:

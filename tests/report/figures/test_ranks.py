@@ -1,5 +1,5 @@
 from pipeline.artifacts.results.operator import Level
-from pipeline.report.figures.ranks import ranks_by_level
+from pipeline.report.figures.structure import ranks_by_level
 
 LEVELS = [Level(level=level, boxes=4**level, unknowns=1, skeletons=1, bytes=1) for level in (1, 2)]
 

@@ -20,8 +20,10 @@ def answer_bits(precision: Mapping[str, Converted], training: Runs, n_classes: i
     speeds = whole_network_speedups(network)
     if not speeds and not accuracies:
         return None
-    speed_text = f"{_speed_text(name, speeds, training)}{_beside(network, speeds)}"
-    text = f"{speed_text}{_error_text(network)}{_accuracy_text(accuracies, n_classes)}."
+    trained = f"trained by {method_of(training[name])}" if name in training else name
+    beside = " (beside other work)" if speeds and network.alone is False else ""
+    ran = f"In half precision, the network {trained} {_speed_text(speeds)}{beside}"
+    text = f"{ran}{_error_text(network)}{_accuracy_text(accuracies, n_classes)}."
     if speeds:
         batch, speed = max(speeds.items(), key=lambda item: item[1])
         plan = network.plans.get(str(batch))
@@ -32,16 +34,12 @@ def answer_bits(precision: Mapping[str, Converted], training: Runs, n_classes: i
     return CoreAnswer(TITLE, percent(accuracies[0].fp16, 2), "test accuracy at FP16", text)
 
 
-def _speed_text(name: str, speeds: Mapping[int, float], training: Runs) -> str:
+def _speed_text(speeds: Mapping[int, float]) -> str:
     told = listing(
         f"{times(speed)} as fast {'' if place else 'as FP32 '}at batch {count(batch)}"
         for place, (batch, speed) in enumerate(speeds.items())
     )
-    return f"In half precision, {_named(name, training)} {f'runs {told}' if told else 'was not timed'}"
-
-
-def _beside(network: Converted, speeds: Mapping[int, float]) -> str:
-    return " (beside other work)" if speeds and network.alone is False else ""
+    return f"runs {told}" if told else "was not timed"
 
 
 def _error_text(network: Converted) -> str:
@@ -66,13 +64,6 @@ def _accuracy_text(accuracies: Sequence[Accuracy], n_classes: int) -> str:
     return (
         f"; its test accuracy {moved} {percent(worst.fp16, 2)}, and {count(worst.n_changed)} of "
         f"{count(worst.n_samples)} answers change{chance}"
-    )
-
-
-def _named(name: str, training: Runs) -> str:
-    """Name the network by how the study trained it, or else by its name in the study."""
-    return (
-        f"the network trained by {method_of(training[name])}" if name in training else f"the network {name}"
     )
 
 

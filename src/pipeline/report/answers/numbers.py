@@ -4,24 +4,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.artifacts.results import solution
 from pipeline.artifacts.results.operator import Compression
-from pipeline.artifacts.results.solution import (
-    CapacitanceResult,
-    ClassificationResult,
-    KrigingResult,
-    LogdetResult,
-    ProductResult,
-    SampleResult,
-    ScatteringResult,
-    SystemResult,
-)
 from pipeline.report import formatting as f
 from pipeline.report.content import CoreAnswer
+from pipeline.report.facts import doubt
 from pipeline.report.figures.growth import exponents
 from pipeline.report.metrics import MatrixMetrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import at_chance
-from pipeline.report.solutions import doubt
 
 TITLE = "Fewer numbers"
 
@@ -40,12 +31,13 @@ def answer_numbers(
     """
     findings = tuple(found for name, matrix in matrices.items() if (found := doubt(name, matrix)) is not None)
     if matrices:
-        name = max(
-            matrices, key=lambda key: (not matrices[key].nothing_approximated, matrices[key].compression)
-        )
+        saving = {key: (not one.nothing_approximated, one.compression) for key, one in matrices.items()}
+        name = max(saving, key=lambda key: saving[key])
         matrix, compress = matrices[name], matrices[name].compress
+        n, n_rows = f.count(matrix.n), f.count(compress.n_rows)
+        shape = f"{n} × {n}" if n == n_rows else f"{n} panels with {n_rows} quadrature points"
         text = (
-            f"The {name} matrix, {_shape(matrix)}, takes {f.n_bytes(compress.n_bytes)} instead of "
+            f"The {name} matrix, {shape}, takes {f.n_bytes(compress.n_bytes)} instead of "
             f"{f.n_bytes(compress.dense_bytes)}{_within(compress)}{_solved(matrix)}; "
             f"{told(name, matrix, n_classes).clause}{_others(name, matrices, n_classes)}."
         )
@@ -76,10 +68,8 @@ def _asked_for(name: str, matrices: Mapping[str, MatrixMetrics]) -> tuple[str, s
 
 def _others(name: str, matrices: Mapping[str, MatrixMetrics], n_classes: int) -> str:
     """Return the clauses on the results of other matrices of a user's own points."""
-    others = [
-        key for key, matrix in matrices.items() if matrix.points in OWN and key != name and matrix.result
-    ]
-    return "".join(f"; {told(key, matrices[key], n_classes).clause}" for key in others[:MOST_BESIDE])
+    others = [(key, one) for key, one in matrices.items() if one.points in OWN and key != name and one.result]
+    return "".join(f"; {told(*other, n_classes).clause}" for other in others[:MOST_BESIDE])
 
 
 def _saved(name: str, matrix: MatrixMetrics) -> tuple[str, str]:
@@ -88,12 +78,6 @@ def _saved(name: str, matrix: MatrixMetrics) -> tuple[str, str]:
     if matrix.compression >= 1:
         return f.times(matrix.compression), f"less memory for {name}{exact}"
     return f.times(1 / matrix.compression), f"the memory of a dense matrix for {name}{exact}"
-
-
-def _shape(matrix: MatrixMetrics) -> str:
-    if matrix.compress.n_rows != matrix.n:
-        return f"{f.count(matrix.n)} panels with {f.count(matrix.compress.n_rows)} quadrature points"
-    return f"{f.count(matrix.n)} × {f.count(matrix.n)}"
 
 
 def _within(compress: Compression) -> str:
@@ -138,17 +122,12 @@ class ToldResult:
         return self.brief or f"{self.sentence[0].lower()}{self.sentence[1:].removesuffix('.')}"
 
 
-def result_text(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> str:
-    """Tell in one sentence with numbers what a matrix was made for."""
-    return told(name, matrix, n_classes, study).sentence
-
-
 def told(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STUDY") -> ToldResult:
-    """Put in words what a matrix was made for."""
+    """Put in words, with numbers, what a matrix was made for."""
     match matrix.result:
         case None:
             return ToldResult(f"The {name} matrix is compressed, and its task was not done.")
-        case KrigingResult() as result:
+        case solution.KrigingResult() as result:
             quantity = Quantity.of(result)
             error = quantity.error(result.rmse)
             return ToldResult(
@@ -158,35 +137,42 @@ def told(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STU
                 f"kriging with {name} predicts the {quantity.name} of {f.count(result.n_held_out)} held-out points to "
                 f"{error} RMSE",
             )
-        case CapacitanceResult() as result:
-            words = f"{result.unit}: capacitance of {name}"
-            return ToldResult(_capacitance_text(result, matrix.points), _capacitance(result), words)
-        case ScatteringResult() as result:
-            section = f.significant(result.cross_section, 4)
+        case solution.CapacitanceResult() as result:
+            return _capacitance(result, name, matrix.points)
+        case solution.ScatteringResult() as result:
+            section, lost = f.significant(result.cross_section, 4), f.percent(result.power_imbalance, 2)
             return ToldResult(
-                _scattering_text(result, name),
+                f"A plane wave of wavenumber {f.setting(result.wavenumber)} is scattered by {name}, a sound-"
+                f"{result.condition} surface with {f.significant(result.triangles_per_wavelength)} triangles per "
+                f"wavelength. The scattering cross-section is {section} squared units of the mesh, |f| is "
+                f"{f.significant(result.forward, 4)} forward and {f.significant(result.backward, 4)} backward. The "
+                f"scattered power differs by {lost} from what the wave loses.",
                 section,
                 f"scattering cross-section of {name}, in squared units of the mesh",
                 f"the scattering cross-section of {name} is {section} squared units of the mesh, and the scattered "
-                f"power differs by {f.percent(result.power_imbalance, 2)} from what the wave loses",
+                f"power differs by {lost} from what the wave loses",
             )
-        case ClassificationResult() as result:
-            return ToldResult(_classification_text(result, name, n_classes))
-        case SystemResult() as result:
+        case solution.ClassificationResult() as result:
+            chance = ", no better than chance" if at_chance(result.accuracy, n_classes) else ""
+            head = f.percent(result.softmax_accuracy, 2)
+            beside = f", beside {head} of the network's own soft-max head" if head != f.DASH else ""
+            correct = f"{f.percent(result.accuracy, 2)} correctly{chance}{beside}"
+            return ToldResult(f"Kernel ridge regression on {name} classifies {correct}.")
+        case solution.SystemResult() as result:
             several = result.n_columns > 1
             many = f"{f.count(result.n_columns)} right-hand sides" if several else "right-hand side"
             norm = f"the solution's norm is {f.significant(result.solution_norm, 6)}"
             return ToldResult(f"The {name} system is solved for the {many} {result.right_hand_side}: {norm}.")
-        case ProductResult() as result:
+        case solution.ProductResult() as result:
             return ToldResult(
                 f"The {name} matrix is multiplied by {result.vectors} in {f.seconds(result.seconds)}; sampled rows of "
                 f"the product are off by {f.scientific(result.relative_error)}."
             )
-        case LogdetResult() as result:
+        case solution.LogdetResult() as result:
             value = f.significant(result.log_determinant, 9)
             sentence = f"The log-determinant of {name}, {f.plural(result.n, 'row')}, is {value}."
             return ToldResult(sentence, value, f"log-determinant of {name}")
-        case SampleResult() as result:
+        case solution.SampleResult() as result:
             are, whose = ("is", "its") if result.n_samples == 1 else ("are", "their")
             return ToldResult(
                 f"{f.plural(result.n_samples, 'sample')} of covariance {name} {are} drawn (seed {result.seed}); "
@@ -195,7 +181,7 @@ def told(name: str, matrix: MatrixMetrics, n_classes: int = 0, study: str = "STU
             )
 
 
-def _kriging_text(result: KrigingResult, points: str, folder: str) -> str:
+def _kriging_text(result: solution.KrigingResult, points: str, folder: str) -> str:
     quantity = Quantity.of(result)
     rmse = result.rmse if f.is_number(result.rmse) else math.inf
     places = f.plural(result.n_predicted or 0, "place")
@@ -213,63 +199,28 @@ def _kriging_text(result: KrigingResult, points: str, folder: str) -> str:
     )
 
 
-def _capacitance_text(result: CapacitanceResult, points: str) -> str:
-    error, digits = result.relative_error, _digits(result)
-    off = (
-        f", off by {f.percent(error, 2) if error >= 1e-4 else f.scientific(error)}"
-        if f.is_number(error)
-        else ""
-    )
-    known = (
-        ""
-        if result.reference is None
-        else f" against the known {f.significant(result.reference, digits)}{off}"
-    )
-    return f"The capacitance of the {points} comes out as {_capacitance(result)} {result.unit}{known}."
-
-
-def _capacitance(result: CapacitanceResult) -> str:
-    return f.significant(result.capacitance, _digits(result))
-
-
-def _digits(result: CapacitanceResult) -> int:
-    """Count the digits that the error leaves certain, and one more."""
-    error = result.relative_error
-    return min(9, max(3, 1 - math.floor(math.log10(error)))) if f.is_number(error) and error > 0 else 6
-
-
-def _scattering_text(result: ScatteringResult, name: str) -> str:
-    return (
-        f"A plane wave of wavenumber {f.setting(result.wavenumber)} is scattered by {name}, a sound-"
-        f"{result.condition} surface with {f.significant(result.triangles_per_wavelength)} triangles per wavelength. "
-        f"The scattering cross-section is {f.significant(result.cross_section, 4)} squared units of the mesh, |f| is "
-        f"{f.significant(result.forward, 4)} forward and {f.significant(result.backward, 4)} backward. The scattered "
-        f"power differs by {f.percent(result.power_imbalance, 2)} from what the wave loses."
-    )
-
-
-def _classification_text(result: ClassificationResult, name: str, n_classes: int) -> str:
-    beside = (
-        f", beside {f.percent(result.softmax_accuracy, 2)} of the network's own soft-max head"
-        if f.is_number(result.softmax_accuracy)
-        else ""
-    )
-    chance = ", no better than chance" if at_chance(result.accuracy, n_classes) else ""
-    return f"Kernel ridge regression on {name} classifies {f.percent(result.accuracy, 2)} correctly{chance}{beside}."
+def _capacitance(result: solution.CapacitanceResult, name: str, points: str) -> ToldResult:
+    """Put a capacitance in words, to the digits that its error leaves certain and one more."""
+    error, digits, off = result.relative_error, 6, ""
+    if f.is_number(error):
+        off = f", off by {f.percent(error, 2) if error >= 1e-4 else f.scientific(error)}"
+        digits = min(9, max(3, 1 - math.floor(math.log10(error)))) if error > 0 else 6
+    value, reference = (f.significant(one, digits) for one in (result.capacitance, result.reference))
+    known = f" against the known {reference}{off}" if result.reference is not None else ""
+    sentence = f"The capacitance of the {points} comes out as {value} {result.unit}{known}."
+    return ToldResult(sentence, value, f"{result.unit}: capacitance of {name}")
 
 
 def fit_text(matrix: MatrixMetrics) -> str:
     """The fitted parameters with their intervals, in one sentence; empty where nothing was fitted."""
     if matrix.fit is None or not matrix.fit.intervals:
         return ""
-    parts = [
+    parts = ", ".join(
         f"{name.replace('_', ' ')} {_interval(found)}{_in_units(name, found, matrix)}"
         for name, found in matrix.fit.intervals.items()
-    ]
-    return (
-        f"Fitted by maximum likelihood to {f.count(matrix.fit.n)} standardized values, with intervals of two standard "
-        f"errors: {', '.join(parts)}."
     )
+    many = f"{f.count(matrix.fit.n)} standardized values"
+    return f"Fitted by maximum likelihood to {many}, with intervals of two standard errors: {parts}."
 
 
 def _interval(found: tuple[float, float, float], factor: float = 1.0, unit: str = "") -> str:
@@ -283,10 +234,10 @@ def _in_units(name: str, found: tuple[float, float, float], matrix: MatrixMetric
     if matrix.on_globe and name.startswith("length_scale"):
         return f" radii of the Earth, which are {_interval(found, EARTH_RADIUS_KM, ' km')}"
     result = matrix.result
-    of = {"variance": "field", "nugget": "noise"}.get(name)
-    if of and isinstance(result, KrigingResult) and f.is_number(result.deviation):
+    what = {"variance": "field", "nugget": "noise"}.get(name)
+    if what and isinstance(result, solution.KrigingResult) and f.is_number(result.deviation):
         low, value, high = (math.sqrt(max(number, 0.0)) for number in found)
         unit = Quantity.of(result).error(1.0).removeprefix(f.significant(1.0, 3))
         interval = _interval((low, value, high), result.deviation, unit)
-        return f", a standard deviation of the {of} of {interval}"
+        return f", a standard deviation of the {what} of {interval}"
     return ""

@@ -64,11 +64,10 @@ def _at_equal_loss(
 def _at_the_end(ours: RunMetrics, reference: RunMetrics, findings: tuple[JudgedClaim, ...]) -> CoreAnswer:
     """Tell where both runs end, for studies in which they reach no common loss."""
     places = of.common_decimals([of.accuracy_on_test(ours), of.accuracy_on_test(reference)], 2)
-    words = [
-        f"{_subject(run)} ends at {of.accuracy_text(run, places)}{_spent(run)}" for run in (ours, reference)
-    ]
     accuracy = f.with_percent(of.accuracy_on_test(ours).mean, places)
-    return CoreAnswer(TITLE, accuracy, "test accuracy", f"{'; '.join(words)}.", findings)
+    runs = (ours, reference)
+    ends = (f"{_subject(run)} ends at {of.accuracy_text(run, places)}{_spent(run)}" for run in runs)
+    return CoreAnswer(TITLE, accuracy, "test accuracy", f"{'; '.join(ends)}.", findings)
 
 
 def _findings(
@@ -88,18 +87,12 @@ def _findings(
         found[SOONER] = JudgedClaim(judged[SOONER].verdict, "The second-order method gets there sooner.")
     if SMOOTHING_RESTORES in judged:
         found[SMOOTHING_RESTORES] = _restored(judged[SMOOTHING_RESTORES], runs["smoothed"], runs["reference"])
-    return tuple(
-        replace(finding, claim=f"{finding.claim}{_elsewhere(statement, elsewhere)}")
-        for statement, finding in found.items()
-    )
-
-
-def _elsewhere(statement: str, elsewhere: Mapping[str, Mapping[str, Claim]]) -> str:
-    """Tell how the studies beside this one judge the same claim, as far as they judge it."""
-    said = [
-        f"{study}: {claims[statement].verdict}" for study, claims in elsewhere.items() if statement in claims
-    ]
-    return f" Elsewhere: {f.listing(said)}." if said else ""
+    for statement, finding in found.items():
+        there = {study: claims[statement] for study, claims in elsewhere.items() if statement in claims}
+        said = f.listing(f"{study}: {claim.verdict}" for study, claim in there.items())
+        if said:
+            found[statement] = replace(finding, claim=f"{finding.claim} Elsewhere: {said}.")
+    return tuple(found.values())
 
 
 def _restored(claim: Claim, smoothed: RunMetrics, reference: RunMetrics) -> JudgedClaim:
@@ -125,10 +118,9 @@ def _steps(n: float | None) -> str:
 def _spent(run: RunMetrics) -> str:
     """Steps and seconds of training, as far as they are known."""
     steps, wall = of.n_steps(run).mean, of.wall_seconds(run).mean
+    beside = "" if of.alone(run) else " (beside other jobs)"
     parts = [_steps(steps)] if steps is not None else []
-    parts += (
-        [f"{f.seconds(wall)}{'' if of.alone(run) else ' (beside other jobs)'}"] if wall is not None else []
-    )
+    parts += [f"{f.seconds(wall)}{beside}"] if wall is not None else []
     return f" in {' and '.join(parts)}" if parts else ""
 
 

@@ -23,12 +23,8 @@ def short_number(value: float, _: Any = None) -> str:
     magnitude = abs(value)
     if magnitude != 0 and not 1e-3 <= magnitude < 1e9:
         return scientific(value, 1)
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if (
-            magnitude >= size
-            and (magnitude >= 1e4 or size > 1e3)
-            and f"{value / size:.4g}" == f"{value / size:g}"
-        ):
+    for size, least, letter in ((1e6, 1e6, "M"), (1e3, 1e4, "k")):
+        if magnitude >= least and f"{value / size:.4g}" == f"{value / size:g}":
             return f"{value / size:g}{letter}".replace("-", "−")
     return count(value) if magnitude >= 1e3 else f"{value:g}".replace("-", "−")
 
@@ -70,9 +66,8 @@ def logarithmic(axes: Axes, which: str, text: Callable[[float, Any], str] = shor
 
 def percent(axes: Axes, which: str) -> None:
     """Label an axis of fractions in percent."""
-    (axes.xaxis if which == "x" else axes.yaxis).set_major_formatter(
-        FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %")
-    )
+    axis: Axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g} %")
 
 
 def color_bar(

@@ -1,6 +1,6 @@
 """Storage and time against the number of points."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,19 +11,14 @@ from pipeline.report.figures.axes import DASHED, logarithmic, short_number
 from pipeline.report.formatting import decimal, is_number, n_bytes, seconds, superscript
 from pipeline.report.spread import Power, power_law
 
-GrowthCurves = dict[str, tuple[str, Callable[[ScalingRow], float]]]
-
-#: The page's name of each series, and its value in a row.
-TIMES: GrowthCurves = {
-    "compress_seconds": ("compress", lambda row: row.compress_seconds),
-    "factorize_seconds": ("factorize", lambda row: row.factorize_seconds),
-    "product_seconds": ("product", lambda row: row.product_seconds),
-    "solve_seconds": ("solve", lambda row: row.solve_seconds),
+#: The fields of a row that are drawn, with the page's name of each.
+TIMES = {
+    "compress_seconds": "compress",
+    "factorize_seconds": "factorize",
+    "product_seconds": "product",
+    "solve_seconds": "solve",
 }
-SIZES: GrowthCurves = {
-    "operator_bytes": ("H² operator", lambda row: row.operator_bytes),
-    "factor_bytes": ("factorization", lambda row: row.factor_bytes),
-}
+SIZES = {"operator_bytes": "H² operator", "factor_bytes": "factorization"}
 
 #: Least ratio of the largest size to the smallest, and least largest size, for a fit of a power to mean anything.
 LEAST_SPAN, LEAST_SIZE = 16.0, 10_000
@@ -42,7 +37,7 @@ def growth(rows: Sequence[ScalingRow]) -> list[Drawing | None]:
 def exponents(rows: Sequence[ScalingRow]) -> dict[str, Power]:
     """Fitted powers of N by key, where the sizes allow a fit."""
     sizes = [row.n for row in rows]
-    fits = {key: _fit(sizes, [of(row) for row in rows]) for key, (_, of) in (SIZES | TIMES).items()}
+    fits = {key: _fit(sizes, [getattr(row, key) for row in rows]) for key in (*SIZES, *TIMES)}
     return {key: fit for key, fit in fits.items() if fit is not None}
 
 
@@ -58,7 +53,7 @@ def _fit(sizes: Sequence[object], values: Sequence[object]) -> Power | None:
 
 
 def _growth(
-    rows: Sequence[ScalingRow], series: GrowthCurves, title: str, unit: str, *, dense: bool
+    rows: Sequence[ScalingRow], series: Mapping[str, str], title: str, unit: str, *, dense: bool
 ) -> Drawing | None:
     sizes = [row.n for row in rows]
     known = np.array(sorted({float(n) for n in sizes}))
@@ -67,17 +62,15 @@ def _growth(
     data = Data(("what", "n", unit))
     with canvas(4.7, 3.4) as figure:
         axes = figure.add_subplot()
-        for place, (word, of) in enumerate(series.values()):
-            values = [of(row) for row in rows]
+        for place, (key, word) in enumerate(series.items()):
+            values = [getattr(row, key) for row in rows]
             pairs = [(n, v) for n, v in zip(sizes, values, strict=True) if is_number(v) and v > 0]
             if not pairs:
                 continue
             look = stroke(place + 1)
             for n, value in pairs:
                 data.add(axes, n, value, word, n, value)
-            axes.plot(
-                *np.array(pairs).T, linestyle="none", marker=look.marker, markersize=5, color=look.color
-            )
+            axes.plot(*np.array(pairs).T, look.marker, markersize=5, color=look.color)
             fit = _fit(sizes, values)
             label = word
             if fit is None:
@@ -101,7 +94,7 @@ def _growth(
         axes.set(title=title, xlabel="N")
         _label_ends(axes, float(known[-1]), labels)
         description = f"{title} against N: {'; '.join(words) or 'sizes too few or too small for a power'}."
-        return finish(figure, name=f"growth-{unit}", description=description, data=data)
+        return finish(figure, f"growth-{unit}", description, data)
 
 
 def _label_ends(axes: Axes, x: float, labels: list[tuple[float, str, str]]) -> None:
@@ -119,6 +112,5 @@ def _label_ends(axes: Axes, x: float, labels: list[tuple[float, str, str]]) -> N
 
 
 def _spaced(values: np.ndarray, most: int = 6) -> np.ndarray:
-    return (
-        values if len(values) <= most else values[np.linspace(0, len(values) - 1, most).round().astype(int)]
-    )
+    n = len(values)
+    return values if n <= most else values[np.linspace(0, n - 1, most).round().astype(int)]

@@ -1,5 +1,7 @@
 """What kriging predicts, and how sure it is: maps, the held-out points, coverage and variograms."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -9,10 +11,8 @@ from pipeline.report.formatting import count, decimal, is_number, percent
 from pipeline.report.quantity import Quantity
 
 _BEYOND = 0.005  # share of a map that lies below the range of colors, and the same above it
-#: matplotlib's words for a color bar with arrows at its ends, by whether values lie below and above its range.
-_EXTEND = {
-    (False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both",
-}  # fmt: skip
+#: matplotlib's words for a color bar with arrows at its ends: 1 if values lie below its range, and 2 more if above.
+_EXTEND = ("neither", "min", "max", "both")
 
 
 def kriging_map(name: str, arrays: Arrays, quantity: Quantity, prefix: str = "map") -> Drawing | None:
@@ -30,22 +30,13 @@ def deviation_map(name: str, arrays: Arrays, quantity: Quantity) -> Drawing | No
 
 
 def _map(
-    name: str,
-    arrays: Arrays,
-    quantity: Quantity,
-    key: str,
-    title: str,
-    label: str,
-    prefix: str,
-    colors: str,
-    *,
-    dots: bool,
-) -> Drawing | None:
+    name: str, arrays: Arrays, quantity: Quantity, key: str, title: str, label: str, prefix: str, colors: str,
+    *, dots: bool,
+) -> Drawing | None:  # fmt: skip
     on_globe = f"{name}/grid_longitude" in arrays
     names = ("longitude", "latitude") if on_globe else ("x", "y")
-    longitude, latitude, grid = (
-        arrays.get(f"{name}/{array}") for array in (*(f"grid_{axis}" for axis in names), key)
-    )
+    shown = *(f"grid_{axis}" for axis in names), key
+    longitude, latitude, grid = (arrays.get(f"{name}/{array}") for array in shown)
     if longitude is None or latitude is None or grid is None or grid.shape != (len(latitude), len(longitude)):
         return None
     finite = grid[np.isfinite(grid)]
@@ -85,14 +76,14 @@ def _map(
             axis.set_major_formatter(lambda value, _: f"{value:g}{degree}".replace("-", "−"))
         bar = color_bar(
             figure, picture, axes, f"{label}\n{beyond} of the map is beyond" if beyond else label, fraction=0.025,
-            pad=0.02, aspect=28, shrink=0.7, extend=_EXTEND[bool(below.any()), bool(above.any())],
+            pad=0.02, aspect=28, shrink=0.7, extend=_EXTEND[int(below.any()) + 2 * int(above.any())],
         )  # fmt: skip
         bar.ax.yaxis.set_major_formatter(short_number)
         span = f"{quantity.error(float(finite.min()))} to {quantity.error(float(finite.max()))}"
         words = f"Map of the {title[0].lower()}{title[1:]}, from {span}."
         if beyond:
             words += f" Colors end at {quantity.error(low)} and {quantity.error(high)}; {beyond} of the map is beyond."
-        return finish(figure, name=f"{prefix}-{name}", description=words, data=data)
+        return finish(figure, f"{prefix}-{name}", words, data)
 
 
 def held_out_scatter(name: str, arrays: Arrays, quantity: Quantity) -> Drawing | None:
@@ -115,9 +106,8 @@ def held_out_scatter(name: str, arrays: Arrays, quantity: Quantity) -> Drawing |
                 truth, predicted, yerr=2 * std[good], fmt="none", ecolor=PALETTE["series-1"], elinewidth=0.4,
                 alpha=0.25, rasterized=True, zorder=1,
             )  # fmt: skip
-        axes.plot(
-            truth, predicted, ".", color=PALETTE["series-3"], markersize=2.4, alpha=0.45, rasterized=True
-        )
+        look: dict[str, Any] = {"color": PALETTE["series-3"], "markersize": 2.4, "alpha": 0.45}
+        axes.plot(truth, predicted, ".", rasterized=True, **look)
         data = Data((f"true {quantity.label}", f"predicted {quantity.label}"))
         for true, guess in zip(truth, predicted, strict=True):
             data.add(axes, true, guess, float(true), float(guess))
@@ -128,13 +118,11 @@ def held_out_scatter(name: str, arrays: Arrays, quantity: Quantity) -> Drawing |
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.set_major_formatter(short_number)
-        correlation = (
-            float(np.corrcoef(truth, predicted)[0, 1]) if len(truth) > 2 and np.ptp(truth) > 0 else None
-        )
         words = f"{count(len(truth))} held-out points, predicted {quantity.name} against true"
-        if is_number(correlation):
+        known = len(truth) > 2 and np.ptp(truth) > 0
+        if known and is_number(correlation := np.corrcoef(truth, predicted)[0, 1]):
             words += f"; their correlation is {correlation:.2f}"
-        return finish(figure, name=f"scatter-{name}", description=f"{words}.", data=data)
+        return finish(figure, f"scatter-{name}", f"{words}.", data)
 
 
 def coverage_plot(name: str, arrays: Arrays) -> Drawing | None:
@@ -156,14 +144,13 @@ def coverage_plot(name: str, arrays: Arrays) -> Drawing | None:
             f"Intervals that should hold {percent(level[last], 0)} of the held-out values hold "
             f"{percent(found[last], 1)} of them."
         )
-        return finish(figure, name=f"coverage-{name}", description=words, data=data)
+        return finish(figure, f"coverage-{name}", words, data)
 
 
 def variogram_plot(name: str, arrays: Arrays) -> Drawing | None:
     """Semivariance by distance, of the values and of their leave-one-out residuals, both standardized."""
-    distance, values, residuals = (
-        arrays.get(f"{name}/variogram_{key}") for key in ("distance", "values", "residuals")
-    )
+    keys = ("distance", "values", "residuals")
+    distance, values, residuals = (arrays.get(f"{name}/variogram_{key}") for key in keys)
     if distance is None or values is None or residuals is None or not distance.size:
         return None
     with canvas(4.7, 3.9) as figure:
@@ -190,4 +177,4 @@ def variogram_plot(name: str, arrays: Arrays) -> Drawing | None:
             "shows that neighbors have similar errors, which the model does not explain. Here it "
             f"lies between {decimal(float(residuals.min()), 2)} and {decimal(float(residuals.max()), 2)}."
         )
-        return finish(figure, name=f"variogram-{name}", description=words, data=data)
+        return finish(figure, f"variogram-{name}", words, data)

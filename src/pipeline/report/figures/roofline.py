@@ -35,11 +35,12 @@ def rooflines(run: str, rows: Sequence[TimingRow], roofs: RoofRow) -> list[Drawi
     if not len(everything):
         return []
     peaks = arithmetic_peaks(rows, roofs)
-    extent = _extent(everything, peaks)
+    x, y = everything[:, [0, 2]], everything[:, [1, 3]]
+    top = max(float(y.max()), *peaks.values(), 0.0)
+    extent = float(x.min()) / 2.5, float(x.max()) * 2.5, float(y.min()) / 2.5, top * 2.0
     names = {place: layer for layer, place in numbers.items()}
-    return [
-        _roofline(run, batch, group, roofs, peaks, extent, names) for batch, group in points.items() if group
-    ]
+    drawn = {batch: group for batch, group in points.items() if group}
+    return [_roofline(run, *group, roofs, peaks, extent, names) for group in drawn.items()]
 
 
 def arithmetic_peaks(rows: Sequence[TimingRow], roofs: RoofRow) -> dict[str, float]:
@@ -62,12 +63,6 @@ def _move(row: TimingRow) -> tuple[float, float, float, float] | None:
     return before, row.gflops * row.seconds_fp16 / row.seconds_fp32, row.intensity, row.gflops
 
 
-def _extent(points: np.ndarray, peaks: Mapping[str, float]) -> tuple[float, float, float, float]:
-    x, y = points[:, [0, 2]], points[:, [1, 3]]
-    top = max(float(y.max()), *peaks.values(), 0.0)
-    return float(x.min()) / 2.5, float(x.max()) * 2.5, float(y.min()) / 2.5, top * 2.0
-
-
 def _roofline(
     run: str,
     batch: int,
@@ -84,7 +79,7 @@ def _roofline(
         logarithmic(axes, "x")
         logarithmic(axes, "y")
         figure.draw_without_rendering()  # the words below are placed by where the axes really lie
-        ceilings = _draw_roofs(axes, roofs, peaks, extent)
+        ceilings = _draw_roofs(axes, roofs, peaks)
         for _, x0, y0, x1, y1 in points:
             axes.annotate(
                 "", (x1, y1), (x0, y0),
@@ -98,23 +93,16 @@ def _roofline(
             data.add(axes, x0, y0, f"{number}  {names[number]}", "FP32", x0, y0)
             data.add(axes, x1, y1, f"{number}  {names[number]}", "FP16", x1, y1)
         fastest = max(points, key=lambda point: point[4])
-        many = plural(len(points), "layer")
-        words = f"{many}; the fastest at FP16 is layer {fastest[0]} with {fastest[4]:.3g} GFLOP/s"
-        return finish(
-            figure,
-            name=f"roofline-{run}-{batch}",
-            description=f"Roofline at batch {batch}: {words}{ceilings}.",
-            data=data,
+        words = (
+            f"Roofline at batch {batch}: {plural(len(points), 'layer')}; the fastest at FP16 is layer {fastest[0]} "
+            f"with {fastest[4]:.3g} GFLOP/s{ceilings}."
         )
+        return finish(figure, f"roofline-{run}-{batch}", words, data)
 
 
-def _draw_roofs(
-    axes: Axes,
-    roofs: RoofRow,
-    peaks: Mapping[str, float],
-    extent: tuple[float, float, float, float],
-) -> str:
-    left, right, bottom, _ = extent
+def _draw_roofs(axes: Axes, roofs: RoofRow, peaks: Mapping[str, float]) -> str:
+    """Draw the roofs within the axes' limits, name them, and return the peaks in words."""
+    (left, right), bottom = axes.get_xlim(), axes.get_ylim()[0]
     bandwidth = {level: speed for level, speed in roofs.bandwidth.items() if speed > 0}
     gray: dict[str, Any] = {"color": PALETTE["muted"], "linewidth": 1.0}
     # A background of its own, since lines of other roofs run through a name.
@@ -171,15 +159,17 @@ def _number_points(axes: Axes, points: list[Point]) -> None:
     taken = [axes.transData.transform(end) / scale for end in ends]
     for number, _, _, x, y in points:
         here = axes.transData.transform((x, y)) / scale
-        clearance = [
-            min(np.hypot(*(here + np.array(offset) - other)) for other in taken) for offset in offsets
-        ]
         wanted = 7.5 if number < 10 else 9.5  # points of the page, for digits 7.5 high
-        best = next((k for k, room in enumerate(clearance) if room > wanted), None)
+        free = (
+            offset
+            for offset in offsets
+            if min(np.hypot(*(here + np.array(offset) - other)) for other in taken) > wanted
+        )
+        best = next(free, None)
         if best is None:
             continue
-        taken.append(here + np.array(offsets[best]))
-        dx, dy = offsets[best]
+        taken.append(here + np.array(best))
+        dx, dy = best
         axes.annotate(
             str(number), (x, y), (dx, dy), textcoords="offset points", fontsize=7.5, fontweight="bold",
             ha="left" if dx > 0 else "right" if dx < 0 else "center", va="center",

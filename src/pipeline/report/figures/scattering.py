@@ -12,9 +12,8 @@ from pipeline.report.figures.axes import color_bar, short_number
 from pipeline.report.formatting import significant
 
 _COLORS = "viridis"
-_MOST_ROWS = (
-    2500  # triangles on each side whose values are shown and saved; of more, only every second, third, ... is
-)
+#: Triangles on each side whose values are shown and saved; of more, only every second, third, ... is.
+_MOST_ROWS = 2500
 _PIXELS = 800  # along the longer side of the picture that decides which triangles are covered by others
 _FLOOR = 60.0  # decibels below the greatest value: deeper notches cannot be told from errors
 
@@ -32,13 +31,9 @@ def far_field(name: str, arrays: Arrays) -> Drawing | None:
     data = Data(("plane", "angle in degrees", "|f|"))
     with canvas(5.2, 2.6) as figure:
         axes = figure.add_subplot()
-        for plane, color, style, label in (
-            (0, "series-1", "-", "first plane"),
-            (1, "series-3", "--", "second plane"),
-        ):
-            axes.plot(
-                angles, decibels[plane], color=PALETTE[color], linestyle=style, linewidth=1.4, label=label
-            )
+        for plane, color, style in ((0, "series-1", "-"), (1, "series-3", "--")):
+            label = f"{('first', 'second')[plane]} plane"
+            axes.plot(angles, decibels[plane], style, color=PALETTE[color], linewidth=1.4, label=label)
             for angle, size, height in zip(angles, sizes[plane], decibels[plane], strict=True):
                 data.add(axes, angle, height, label, float(angle), float(size))
         axes.set(xlim=(0, 360), xticks=np.arange(0, 361, 60), ylabel="20 log₁₀ |f|", title="Far field")
@@ -51,7 +46,7 @@ def far_field(name: str, arrays: Arrays) -> Drawing | None:
         )
         if sizes.min() < top * 10 ** (-_FLOOR / 20):
             words += f" What is deeper than {_FLOOR:g} decibels below that is drawn there."
-        return finish(figure, name=f"far-field-{name}", description=words, data=data)
+        return finish(figure, f"far-field-{name}", words, data)
 
 
 def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing | None:
@@ -79,9 +74,8 @@ def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing
     told = np.zeros(len(triangles), bool)
     with canvas(5.2, 2.7) as figure:
         panels = figure.subplots(1, 2)
-        for axes, side, title in zip(
-            panels, (1.0, -1.0), ("Seen along the wave", "Seen against it"), strict=True
-        ):
+        titles = "Seen along the wave", "Seen against it"
+        for axes, side, title in zip(panels, (1.0, -1.0), titles, strict=True):
             order = seen(vertices, triangles, side * direction)
             flat: Any = vertices @ np.stack([side * across, up], axis=1)
             picture = PolyCollection(
@@ -102,14 +96,13 @@ def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing
         bar = color_bar(figure, picture, panels, fraction=0.025, pad=0.02, aspect=28, shrink=0.8)
         bar.ax.yaxis.set_major_formatter(short_number)
         if len(triangles) <= _MOST_ROWS:
-            data.rows.extend(
-                (*map(float, centers[one]), "not seen", float(sizes[one])) for one in np.flatnonzero(~told)
-            )
+            for one in np.flatnonzero(~told):
+                data.rows.append((*map(float, centers[one]), "not seen", float(sizes[one])))
         words = (
             f"Size of the {what} on the surface, for an incident wave of size 1; it is greatest at "
             f"{significant(top)}. The side that the wave meets first is on the left."
         )
-        return finish(figure, name=f"{prefix}-{name}", description=words, data=data)
+        return finish(figure, f"{prefix}-{name}", words, data)
 
 
 def _axes_across(direction: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -120,11 +113,7 @@ def _axes_across(direction: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
     return across, np.cross(across, direction)
 
 
-def seen(
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    forward: NDArray[np.float64],
-) -> NDArray[np.int64]:
+def seen(vertices: np.ndarray, triangles: np.ndarray, forward: NDArray[np.float64]) -> NDArray[np.int64]:
     """Order the triangles that a viewer who looks forward sees, the farthest first.
 
     Args:

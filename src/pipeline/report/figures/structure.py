@@ -1,4 +1,4 @@
-"""The blocks of a hierarchical matrix, with their ranks."""
+"""The blocks of a hierarchical matrix with their ranks, and the ranks of its far blocks, tree level by tree level."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
-from pipeline.report.drawing import Data, Drawing, GridValues, canvas, finish
+from pipeline.artifacts.results.operator import Level
+from pipeline.report.drawing import Data, Drawing, GridValues, canvas, finish, stroke
 from pipeline.report.figures.axes import color_bar
-from pipeline.report.formatting import count, decimal, plural
+from pipeline.report.formatting import count, decimal, listing, plural
 
 DENSE = "#cc5500"
 _PIXELS = 1000
@@ -54,12 +56,11 @@ def block_structure(name: str, n: int, blocks: Sequence[Sequence[int]]) -> Drawi
             ticks=np.unique(np.linspace(0, top, 5).round()),
         )  # fmt: skip
         low = ranks[~dense]
-        words = (
-            f"{plural(n, 'row')} in {plural(len(table), 'block')}: {count(int(dense.sum()))} dense and "
-            f"{count(len(low))} of low rank (median {decimal(float(np.median(low)), 0)}, largest {top})"
+        description = (
+            f"Block structure of {plural(n, 'row')} in {plural(len(table), 'block')}: {count(int(dense.sum()))} dense "
+            f"and {count(len(low))} of low rank (median {decimal(float(np.median(low)), 0)}, largest {top})."
         )
-        description = f"Block structure of {words}."
-        return finish(figure, name=f"blocks-{name}", description=description, data=_data(axes, n, table))
+        return finish(figure, f"blocks-{name}", description, _data(axes, n, table))
 
 
 def _data(axes: Axes, n: int, table: np.ndarray) -> Data:
@@ -95,9 +96,8 @@ def _paint(n: int, table: np.ndarray, colors: np.ndarray) -> np.ndarray:
     low = np.floor(table[:, [0, 2]] * size / n).astype(int)
     high = np.maximum(np.floor(table[:, [1, 3]] * size / n).astype(int), low + 1)
     fill = (np.where((table[:, 4] < 0)[:, None], to_rgba(DENSE), colors) * 255).astype(np.uint8)
-    last = (
-        high - 1 - ((high - low).min(axis=1, keepdims=True) >= 5)
-    )  # a border of a pixel around large blocks
+    # A border of a pixel around large blocks.
+    last = high - 1 - ((high - low).min(axis=1, keepdims=True) >= 5)
     height, width = (high - low).T
     # Large first: where blocks are smaller than a pixel, the fine structure shows.
     for block in np.lexsort((width, height, -height * width)):
@@ -117,3 +117,45 @@ def _write_ranks(axes: Axes, n: int, table: np.ndarray) -> None:
             (c0 + c1) / 2, (r0 + r1) / 2, str(rank), ha="center", va="center", fontsize=6.5,
             color="#fefefe" if rank > 0.55 * top else "#102a36",
         )  # fmt: skip
+
+
+def ranks_by_level(
+    name: str, n: int, blocks: Sequence[Sequence[int]], levels: Sequence[Level]
+) -> Drawing | None:
+    """Draw, for each level, the median rank of its far blocks and the span from the smallest to the largest.
+
+    Storage grows like N only if ranks do not grow with the boxes: the picture shows whether they do.
+
+    Args:
+        name: Makes the ids unique.
+        n: Number of rows and columns.
+        blocks: As of :func:`block_structure`.
+        levels: Levels of the tree; a block's level is the one whose boxes have its number of rows.
+    """
+    table = np.asarray(blocks, dtype=np.int64).reshape(-1, 5)
+    table = table[table[:, 4] >= 0]
+    if not len(table) or not levels:
+        return None
+    numbers, sizes = np.array([row.level for row in levels]), np.array([n / row.boxes for row in levels])
+    height = (table[:, 1] - table[:, 0])[:, None]
+    of_block = numbers[np.abs(np.log(np.maximum(height, 1) / sizes)).argmin(axis=1)]
+    found = [int(level) for level in np.unique(of_block)]
+    spans = np.array([np.quantile(table[of_block == level, 4], (0.0, 0.5, 1.0)) for level in found])
+    look = stroke(1)
+    with canvas(4.7, 2.6) as figure:
+        axes = figure.add_subplot()
+        axes.vlines(found, spans[:, 0], spans[:, 2], color=look.color, linewidth=4, alpha=0.35)
+        axes.plot(found, spans[:, 1], color=look.color, marker=look.marker, markersize=5, linewidth=1.2)
+        axes.set(xticks=found, ylim=(0, max(1.08 * float(spans[:, 2].max()), 1.0)))
+        axes.margins(x=0.12)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set(title="Rank of far blocks", xlabel="level of the tree (leaves on the right)")
+        data = Data(("level", "blocks", "smallest rank", "median rank", "largest rank"))
+        for level, (low, middle, high) in zip(found, spans, strict=True):
+            n_blocks = int((of_block == level).sum())
+            data.add_rectangle(axes, (level, low), (level, high), level, n_blocks, low, middle, high)
+        words = []
+        for level, (low, middle, high) in zip(found, spans, strict=True):
+            ends = f" ({count(int(low))} to {count(int(high))})" if int(low) < int(high) else ""
+            words.append(f"{decimal(float(middle), 0)} at level {level}{ends}")
+        return finish(figure, f"ranks-{name}", f"Median rank of the far blocks: {listing(words)}.", data)

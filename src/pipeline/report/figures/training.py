@@ -13,7 +13,6 @@ from pipeline.report.drawing import PALETTE, Data, Drawing, Stroke, canvas, fini
 from pipeline.report.figures.axes import logarithmic, percent, short_number
 from pipeline.report.formatting import decimal, is_number, shorten, with_percent
 from pipeline.report.formatting import percent as as_percent
-from pipeline.report.metrics import RunMetrics
 from pipeline.report.runs import OverSeeds, Runs, accuracy_on_test, histories_of, label_of, loss_on_test
 from pipeline.report.spread import Spread
 
@@ -41,6 +40,7 @@ VALIDATION_LOSS = Curve("validation loss", lambda row: row.validation_loss)
 EPOCH = Curve("epoch", lambda row: row.epoch, "epoch")
 STEPS = Curve("steps", lambda row: row.steps, "optimizer steps")
 SECONDS = Curve("seconds", lambda row: row.seconds, "seconds of training")
+_COLUMNS = ("run", "seed", "epoch", "steps", "seconds", "quantity", "value")
 
 
 def legend(training: Runs) -> list[tuple[Stroke, str]]:
@@ -69,7 +69,7 @@ def progress(training: Runs) -> Drawing | None:
         return None
     with canvas(5.0, 2.4) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        data = _data()
+        data = Data(_COLUMNS)
         ends = _draw(left, training, ACCURACY, SECONDS, data)
         _draw(right, training, ACCURACY, STEPS, data)
         left.set(title="Validation accuracy, by time", xlabel=SECONDS.label)
@@ -77,7 +77,7 @@ def progress(training: Runs) -> Drawing | None:
         percent(left, "y")
         _zoom(left, training, ACCURACY)
         words = f"Validation accuracy against time and steps: {'; '.join(ends)}."
-        return finish(figure, name="progress", description=words, data=data)
+        return finish(figure, "progress", words, data)
 
 
 def _curves(training: Runs, curve: Curve, against: Curve, title: str) -> Drawing:
@@ -85,7 +85,7 @@ def _curves(training: Runs, curve: Curve, against: Curve, title: str) -> Drawing
         # Fixed margins: the panels of one figure line up.
         figure.set_layout_engine("none")
         axes = figure.add_axes((0.125, 0.155, 0.86, 0.745))
-        data = _data()
+        data = Data(_COLUMNS)
         ends = _draw(axes, training, curve, against, data)
         axes.set(title=title, xlabel=against.label)
         if curve.accuracy:
@@ -94,16 +94,8 @@ def _curves(training: Runs, curve: Curve, against: Curve, title: str) -> Drawing
         elif axes.dataLim.ymin > 0:
             # A first epoch that nearly diverges would flatten all others on a linear axis.
             logarithmic(axes, "y")
-        return finish(
-            figure,
-            name=f"curve-{curve.name.replace(' ', '-')}-{against.name}",
-            description=f"{title}: {'; '.join(ends)}.",
-            data=data,
-        )
-
-
-def _data() -> Data:
-    return Data(("run", "seed", "epoch", "steps", "seconds", "quantity", "value"))
+        name = f"curve-{curve.name.replace(' ', '-')}-{against.name}"
+        return finish(figure, name, f"{title}: {'; '.join(ends)}.", data)
 
 
 def _draw(axes: Axes, training: Runs, curve: Curve, against: Curve, data: Data) -> list[str]:
@@ -114,28 +106,23 @@ def _draw(axes: Axes, training: Runs, curve: Curve, against: Curve, data: Data) 
         x, low, mean, high = _band(histories_of(run), against.of, curve.of)
         if not len(x):
             continue
+        label = label_of(name, run)
         axes.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0)
         axes.plot(x, mean, color=look.color, linestyle=(0, look.dashes or None))
         axes.plot(x[-1:], mean[-1:], color=look.color, marker=look.marker, markersize=4.5, clip_on=False)
         reach.append(float(x[-1]))
         end = as_percent(mean[-1]) if curve.accuracy else decimal(mean[-1], 3)
-        ends.append(f"{label_of(name, run)} ends at {end}")
-        _keep(data, axes, name, run, curve, against)
+        ends.append(f"{label} ends at {end}")
+        for seed, found in run.seeds.items():
+            for row in found.history:
+                at, value = against.of(row), curve.of(row)
+                if is_number(at) and is_number(value):
+                    epoch = row.epoch, row.steps, row.seconds
+                    data.add(axes, at, value, label, seed, *epoch, curve.name, value)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     if against is not EPOCH and reach and max(reach) > 4 * min(reach) > 0:
         logarithmic(axes, "x")
     return ends
-
-
-def _keep(data: Data, axes: Axes, name: str, run: RunMetrics, curve: Curve, against: Curve) -> None:
-    """Keep the points of every seed of a run."""
-    for seed, found in run.seeds.items():
-        for row in found.history:
-            x, y = against.of(row), curve.of(row)
-            if is_number(x) and is_number(y):
-                data.add(
-                    axes, x, y, label_of(name, run), seed, row.epoch, row.steps, row.seconds, curve.name, y
-                )
 
 
 def _zoom(axes: Axes, training: Runs, curve: Curve) -> None:
@@ -211,6 +198,4 @@ def _dots(
             axes.set_xlim(left, min(right, 100 + 0.03 * (100 - left)))
         else:
             axes.xaxis.set_major_formatter(short_number)
-        return finish(
-            figure, name=f"final-{unit}", description=f"{title}, means: {', '.join(words)}.", data=data
-        )
+        return finish(figure, f"final-{unit}", f"{title}, means: {', '.join(words)}.", data)

@@ -1,28 +1,20 @@
 """The section on hierarchical matrices."""
 
 from pipeline.report import tables
-from pipeline.report.answers.numbers import fit_text, result_text
+from pipeline.report.answers.numbers import fit_text, told
 from pipeline.report.content import Block, Heading, Illustration, NamedValues, PageSection, Prose
 from pipeline.report.distribution import distribution
 from pipeline.report.drawing import Arrays
-from pipeline.report.facts import kernel_text, matrix_facts
+from pipeline.report.facts import doubt, kernel_text, matrix_facts
+from pipeline.report.figures import kriging
 from pipeline.report.figures.growth import exponents, growth
-from pipeline.report.figures.kriging import (
-    coverage_plot,
-    deviation_map,
-    held_out_scatter,
-    kriging_map,
-    variogram_plot,
-)
-from pipeline.report.figures.ranks import ranks_by_level
 from pipeline.report.figures.scattering import far_field, surface_field
-from pipeline.report.figures.structure import block_structure
-from pipeline.report.first_screen import deviations_shown, drawn_first, has_deviations
+from pipeline.report.figures.structure import block_structure, ranks_by_level
+from pipeline.report.first_screen import deviations_shown, drawn_first
 from pipeline.report.formatting import listing, sentences, setting
 from pipeline.report.metrics import MatrixMetrics, Metrics, ScalingMetrics
 from pipeline.report.quantity import Quantity
 from pipeline.report.runs import said_beside
-from pipeline.report.solutions import doubt
 
 
 def matrices_section(metrics: Metrics, arrays: Arrays) -> PageSection | None:
@@ -58,10 +50,10 @@ def _matrix(
     fit = fit_text(matrix)
     return [
         Heading(name),
-        Prose(result_text(name, matrix, len(metrics.study.classes), metrics.study.name)),
+        Prose(told(name, matrix, len(metrics.study.classes), metrics.study.name).sentence),
         doubt(name, matrix),
         Prose(fit) if fit else None,
-        *_kriging(name, matrix, arrays, on_top=on_top, deviations_on_top=on_top and has_deviations(metrics)),
+        *_kriging(name, matrix, arrays, on_top=on_top, deviations_on_top=on_top and not metrics.training),
         Illustration([None if on_top else surface_field(name, arrays)], described=True),
         Illustration([far_field(name, arrays)], described=True),
         _structure(name, matrix),
@@ -77,12 +69,10 @@ def _structure(name: str, matrix: MatrixMetrics) -> Illustration | None:
     if matrix.structure is None:
         return None
     n, blocks = matrix.structure.n, matrix.structure.blocks
-    structure, ranks = (
-        block_structure(name, n, blocks),
-        ranks_by_level(name, n, blocks, matrix.compress.levels),
-    )
+    structure = block_structure(name, n, blocks)
     if structure is None:
         return None
+    ranks = ranks_by_level(name, n, blocks, matrix.compress.levels)
     caption = (
         f"{structure.description} Rows and columns are in tree order, so that what is near in space is near in "
         "the matrix. Orange blocks couple near points and are kept whole; the others couple far boxes and are kept "
@@ -97,39 +87,30 @@ def _structure(name: str, matrix: MatrixMetrics) -> Illustration | None:
 
 
 def _kriging(
-    name: str,
-    matrix: MatrixMetrics,
-    arrays: Arrays,
-    *,
-    on_top: bool,
-    deviations_on_top: bool,
+    name: str, matrix: MatrixMetrics, arrays: Arrays, *, on_top: bool, deviations_on_top: bool
 ) -> list[Block]:
     quantity = Quantity.of(matrix.result)
-    scatter = held_out_scatter(name, arrays, quantity)
+    scatter = kriging.held_out_scatter(name, arrays, quantity)
     predicts, equal = f"The {quantity.name} that kriging predicts", "where the truth was held out"
     if on_top:
         first = Illustration([scatter], f"{predicts} {equal}, against it (dashed: equal).")
     else:
-        field = kriging_map(name, arrays, quantity)
+        field = kriging.kriging_map(name, arrays, quantity)
         both = field is not None and scatter is not None
         compared = f", and how it compares {equal} (dashed: equal)." if both else "."
         layout = "map" if both else ""
         first = Illustration((field, scatter), f"{predicts} from the known points{compared}", layout=layout)
-    return [
-        first,
-        deviations_shown(None if deviations_on_top else deviation_map(name, arrays, quantity)),
-        Illustration(
-            (coverage_plot(name, arrays), variogram_plot(name, arrays)), layout="pair", described=True
-        ),
-    ]
+    deviations = None if deviations_on_top else kriging.deviation_map(name, arrays, quantity)
+    checks = kriging.coverage_plot(name, arrays), kriging.variogram_plot(name, arrays)
+    return [first, deviations_shown(deviations), Illustration(checks, layout="pair", described=True)]
 
 
 def _growth(scaling: ScalingMetrics) -> list[Block]:
     fitted, beside = exponents(scaling.rows), said_beside(scaling.alone)
     text = f"Kernel: {kernel_text(scaling.kernel)}. Points: {scaling.points}. Tolerance: {setting(scaling.tolerance)}."
+    powers = ", with fitted powers" if fitted else ""
     caption = sentences(
-        f"Storage and time against N{', with fitted powers' if fitted else ''}; dashed, what the dense matrix "
-        "would take.",
+        f"Storage and time against N{powers}; dashed, what the dense matrix would take.",
         "" if fitted else "The sizes are too few or too small to tell powers of N.",
         beside,
     )

@@ -7,7 +7,7 @@ from pipeline.report.answers.bits import bound_text, whole_network_speedups
 from pipeline.report.content import Block, Heading, Illustration, PageSection, Prose
 from pipeline.report.drawing import Arrays
 from pipeline.report.figures.roofline import arithmetic_peaks, rooflines
-from pipeline.report.formatting import count, is_number, listing, n_bytes, plural
+from pipeline.report.formatting import count, is_number, listing, n_bytes, plural, sentences
 from pipeline.report.metrics import Converted, Metrics
 from pipeline.report.prediction_tables import changed_predictions, confusions, plans
 from pipeline.report.runs import label_of
@@ -77,11 +77,9 @@ def _above_the_roof(network: Converted) -> str:
 
 
 def _network_text(network: Converted) -> str:
-    sentences = []
-    bounds = Counter(bound_text(row.bound) for row in network.timings)
-    if bounds:
-        ordered = listing(f"{bound} ({n})" for bound, n in bounds.most_common())
-        sentences.append(f"{plural(bounds.total(), 'timing')} are limited by {ordered}.")
-    sizes = network.file_bytes
-    sentences.append(f"The file takes {n_bytes(sizes.fp32)} at FP32 and {n_bytes(sizes.fp16)} at FP16.")
-    return " ".join(sentences)
+    bounds, sizes = Counter(bound_text(row.bound) for row in network.timings), network.file_bytes
+    ordered = listing(f"{bound} ({n})" for bound, n in bounds.most_common())
+    return sentences(
+        f"{plural(bounds.total(), 'timing')} are limited by {ordered}." if bounds else "",
+        f"The file takes {n_bytes(sizes.fp32)} at FP32 and {n_bytes(sizes.fp16)} at FP16.",
+    )

@@ -28,10 +28,9 @@ def rules_section(metrics: Metrics, _: Arrays) -> PageSection | None:
     if not rules:
         return None
     slowest = max(rules, key=lambda row: row.seconds or 0.0)
-    lead = f"{plural(len(rules), 'job')}; the longest is {slowest.rule} {slowest.job}".rstrip()
-    return PageSection(
-        "time", "Where the time went", f"{lead} with {seconds(slowest.seconds)}.", (tables.rule_costs(rules),)
-    )
+    longest = f"{slowest.rule} {slowest.job}".rstrip()
+    lead = f"{plural(len(rules), 'job')}; the longest is {longest} with {seconds(slowest.seconds)}."
+    return PageSection("time", "Where the time went", lead, (tables.rule_costs(rules),))
 
 
 def history_section(metrics: Metrics, _: Arrays) -> PageSection | None:
@@ -46,13 +45,10 @@ def history_section(metrics: Metrics, _: Arrays) -> PageSection | None:
     )
     if not changes:
         return PageSection("past", "Against past runs", f"{compared}: none moved beyond their noise.")
-    worse = sum(change.verdict == "worse" for change in changes)
-    lead = (
-        f"{compared}: {count(len(changes))} moved beyond their noise, {count(worse)} of them for the worse."
-    )
-    return PageSection(
-        "past", "Against past runs", lead, (tables.changes(changes), tables.commits(history.commits))
-    )
+    n, worse = count(len(changes)), count(sum(change.verdict == "worse" for change in changes))
+    lead = f"{compared}: {n} moved beyond their noise, {worse} of them for the worse."
+    found = tables.changes(changes), tables.commits(history.commits)
+    return PageSection("past", "Against past runs", lead, found)
 
 
 def provenance_section(metrics: Metrics, _: Arrays) -> PageSection | None:
@@ -60,6 +56,5 @@ def provenance_section(metrics: Metrics, _: Arrays) -> PageSection | None:
     facts = provenance_facts(metrics.provenance)
     if not facts:
         return None
-    return PageSection(
-        "provenance", "Provenance", "What these results were made from.", (NamedValues(facts),)
-    )
+    lead = "What these results were made from."
+    return PageSection("provenance", "Provenance", lead, (NamedValues(facts),))

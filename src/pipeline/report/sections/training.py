@@ -69,9 +69,8 @@ def _figures(training: Runs, shown: Runs) -> list[Block]:
     bands = ": lines are means over seeds, bands go from the lowest to the highest seed" if several else ""
     which_shown = "The runs that the claims compare," if len(shown) < len(training) else "All runs"
     curves = f"{which_shown} by epoch and by optimizer step{bands}. Losses are true ones, without smoothing."
-    scores = (
-        "Every dot is a seed, every bar a run's mean." if of.repeated(training) else "A dot for every run."
-    )
+    seeds = "Every dot is a seed, every bar a run's mean."
+    scores = seeds if of.repeated(training) else "A dot for every run."
     return [
         Illustration(learning_curves(shown), curves, legend(shown), layout="pair"),
         Illustration(final_scores(training, shown), scores, layout="pair"),
@@ -85,9 +84,8 @@ def _best(training: Runs, n_classes: int) -> str:
     name, run = max(of.comparable(training).items(), key=lambda item: scored(item[1]).mean or 0.0)
     label, several = of.label_of(name, run), len(training) > 1
     if not tested:
-        which, where = (
-            ("the best on the validation set is ", "") if several else ("", " on the validation set")
-        )
+        where = "on the validation set"
+        which, where = (f"the best {where} is ", "") if several else ("", f" {where}")
         accuracy = with_percent(scored(run).mean or 0.0, 2)
         return f"{which}{label} with {accuracy}{where}; the test set was not looked at"
     with_accuracy, chance = f"{label} with {of.accuracy_text(run)}", of.run_at_chance(run, n_classes)
