@@ -67,7 +67,6 @@ FIRST_NUMBER = 500
 SHARED, ASKER = "WARM_STARTS", "PYTEST_XDIST_WORKER"
 
 _held: list[int] = []
-_started: list[subprocess.Popen[str]] = []
 
 
 def run_python(
@@ -127,15 +126,13 @@ def _address() -> str:
         share()
     folder = Path(os.environ[SHARED])
     address = str(folder / "socket")
-    with open(folder / "lock", "w") as lock, open(os.devnull) as nothing:
+    with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "bin").exists():
-            process = subprocess.Popen(
-                [sys.executable, __file__, address], stdin=nothing, stdout=subprocess.PIPE, text=True,
+            subprocess.run(
+                [sys.executable, __file__, address], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
             )  # fmt: skip
-            _started.append(process)
-            assert process.stdout.readline() == "ready\n"
             (folder / "bin").mkdir()
             words = [sys.executable, "-I", "-S", warm_client.__file__, sys.executable, address]
             (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
@@ -143,8 +140,11 @@ def _address() -> str:
     return address
 
 
-def serve(address: str) -> dict:
-    """Fork for each incoming request; return the request in the fork. Ends when nobody holds its pipe open."""
+def serve(address: str, ready: int) -> dict:
+    """Fork for each incoming request; return the request in the fork. Ends when nobody holds its pipe open.
+
+    A byte to the file `ready` tells that requests are listened to.
+    """
     # Tests may have been started with interrupts ignored; programs must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     spent, (told, tell) = Counter[str](), os.pipe()
@@ -152,7 +152,8 @@ def serve(address: str) -> dict:
         open(Path(address).parent / "held", "rb", buffering=0) as held,
         socket.create_server(address, family=socket.AF_UNIX, backlog=64) as listener,
     ):
-        print("ready", flush=True)
+        os.write(ready, b"+")
+        os.close(ready)
         while held not in select.select([listener, held], [], [])[0]:
             connection, _ = listener.accept()
             kind, descriptors, *_ = socket.recv_fds(connection, 1, 250)
@@ -260,12 +261,18 @@ def code_of(ending: SystemExit) -> int | None:
 
 
 if __name__ == "__main__":
+    # The process that others are forked from is nobody's child, since it may outlive the one that asked for it first.
+    from_child, ready = os.pipe()
+    if os.fork():
+        os.close(ready)
+        sys.exit(os.read(from_child, 1) != b"+")
+    os.close(from_child)
     for module in SLOW:
         with suppress(ImportError):
             importlib.import_module(module)
     gc.collect()
     gc.freeze()  # objects that the collector leaves alone are not copied
-    request = serve(sys.argv[1])
+    request = serve(sys.argv[1], ready)
     try:
         become(Path(sys.argv[1]).parent / "bin" / "python", **request)
     except SystemExit as ending:
