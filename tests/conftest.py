@@ -36,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--record-durations", action="store_true", help=f"write {DURATIONS.name}")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        warm_starts.share()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     rows = [line.split("\t") for line in DURATIONS.read_text().splitlines()[1:]]
     seconds = {name: float(used) for used, name in rows}
@@ -93,8 +98,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     TAKEN[report.nodeid] = TAKEN.get(report.nodeid, 0.0) + getattr(report, "processor_seconds", 0.0)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_unconfigure() -> None:
     warm_starts.end()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
     in_a_worker = hasattr(session.config, "workerinput")
     if session.config.getoption("record_durations") and not in_a_worker:
         rows = sorted(((used, name) for name, used in TAKEN.items() if used >= LONG), reverse=True)

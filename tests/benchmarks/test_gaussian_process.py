@@ -4,8 +4,6 @@ import importlib
 
 import numpy as np
 import pytest
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import Matern
 
 
 @pytest.fixture
@@ -14,6 +12,9 @@ def benchmark():
 
 
 def test_its_truth_is_the_likelihood_that_scikit_learn_gives(benchmark):
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Matern
+
     points, values = benchmark.drawn(300)
     theirs = GaussianProcessRegressor(Matern(0.1, nu=1.5), alpha=benchmark.NUGGET, optimizer=None)
     expected = theirs.fit(points, values).log_marginal_likelihood_value_

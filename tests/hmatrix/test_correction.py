@@ -8,7 +8,7 @@ from pipeline.hmatrix import H2Matrix, kernels
 N = 1500
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def case():
     """A symmetric matrix, and symmetric corrections of entries between close points."""
     points = np.random.default_rng(0).random((N, 2))

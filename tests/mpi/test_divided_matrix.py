@@ -1,8 +1,5 @@
-import numpy as np
 import pytest
 from launch import launched
-
-from pipeline.hmatrix import GaussianProcess, kernels
 
 SCRIPT = """
 import sys
@@ -34,36 +31,6 @@ try:
 except ProcessLostError as error:
     Path(sys.argv[2], f"lost.{comm.rank}").write_text(str(error))
 """
-
-A_FIT = """
-import sys
-import numpy as np
-from pipeline.hmatrix import GaussianProcess, kernels
-from pipeline.runtime.mpi import MpiCommunicator
-
-comm, alone = MpiCommunicator(), np.load(sys.argv[1])
-own = slice(0, 0) if comm.rank == 1 else slice(0, 60) if comm.rank == 0 else slice(60, 101)
-X, y = alone["X"][own], alone["y"][own]
-kernel = kernels.Matern(nu=1.5, length_scale=0.3)
-divided = GaussianProcess(kernel, nugget="fit", trend="constant", communicator=comm).fit(X, y)
-assert abs(divided.log_likelihood_ - alone["log_likelihood"]) < 0.1, (divided.log_likelihood_, alone["log_likelihood"])
-found, expected = divided.predict(X[:50]), alone["predicted"][own][:50]
-assert np.linalg.norm(found - expected) <= 1e-2 * np.linalg.norm(expected)
-"""
-
-
-@pytest.mark.mpi
-def test_real_processes_fit_as_one_does(tmp_path):
-    rng = np.random.default_rng(0)
-    X = rng.random((101, 2))  # a fit of 301 sends ten times as many messages
-    y = np.sin(5 * X[:, 0]) + X[:, 1] + 0.1 * rng.standard_normal(101)
-    alone = GaussianProcess(kernels.Matern(nu=1.5, length_scale=0.3), nugget="fit", trend="constant").fit(
-        X, y
-    )
-    path = tmp_path / "alone.npz"
-    np.savez(path, X=X, y=y, log_likelihood=alone.log_likelihood_, predicted=alone.predict(X))
-    done = launched(3, A_FIT, tmp_path, path, warm=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.mpi

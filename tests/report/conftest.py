@@ -2,9 +2,11 @@
 
 import copy
 import math
+import os
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from pages import write_no_svg
 
 from pipeline.report import Metrics, render
@@ -42,9 +44,15 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def full() -> str:
-    """The page of the whole study, rendered once for all tests that only read it."""
-    return render(Metrics.model_validate(_copy()), _arrays())
+def full(tmp_path_factory) -> str:
+    """The page of the whole study, rendered once for all tests that only read it, by whichever process comes first."""
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp().parent if shared else tmp_path_factory.mktemp("full")
+    path = folder / "full.html"
+    with FileLock(folder / "full.lock"):
+        if not path.exists():
+            path.write_bytes(render(Metrics.model_validate(_copy()), _arrays()).encode())
+        return path.read_bytes().decode()
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Values drawn from a Gaussian process, and scikit-learn's regressor of the same one."""
 
 import numpy as np
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process import kernels as sk
 
 from pipeline.hmatrix import kernels
 
@@ -18,5 +16,9 @@ def sample(n, kernel=KERNEL, nugget=NUGGET, seed=0, dimension=2):
 
 
 def theirs():
+    # Takes two seconds, which every process of the tests would spend.
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process import kernels as sk
+
     kernel = sk.ConstantKernel(2.0) * sk.Matern(0.2, nu=1.5) + sk.WhiteKernel(NUGGET)
     return GaussianProcessRegressor(kernel, optimizer=None)

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -62,6 +63,10 @@ SLOW = [
 ]
 #: Open files are passed under numbers from here on, so that none has a number that another one is to get.
 FIRST_NUMBER = 500
+#: Variable with the folder of a process that several processes of pytest share, and with the name of one of these.
+SHARED, ASKER = "WARM_STARTS", "PYTEST_XDIST_WORKER"
+
+_held: list[int] = []
 
 
 def run_python(
@@ -79,64 +84,82 @@ def run_python(
         return subprocess.CompletedProcess(arguments, code, printed.read().decode())
 
 
-@cache
 def folder_of_programs() -> str:
     """Return a folder with a `python` whose modules and scripts start warm; it should come first in a PATH."""
-    folder = Path(_address()).parent / "bin"
-    folder.mkdir()
-    words = [sys.executable, "-I", "-S", warm_client.__file__, sys.executable, _address()]
-    (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-    (folder / "python").chmod(0o755)
-    return str(folder)
+    return str(Path(_address()).parent / "bin")
 
 
-def used() -> float:
-    """Return the processor seconds of all programs that were started here and have ended."""
-    if not _server.cache_info().currsize:
-        return 0.0
-    with socket.socket(socket.AF_UNIX) as server:
-        server.connect(_address())
-        server.sendall(b"?")
-        return float(server.makefile().readline())
+def share() -> None:
+    """Let all processes that this one starts fork their programs from one process, which ends when this one does.
 
-
-def _address() -> str:
-    return _server()[1]
-
-
-@cache
-def _server() -> tuple[subprocess.Popen[str], str]:
-    """Start the process that the others are forked from; return it, and the socket on which it listens."""
+    Who asks first starts it: the modules take as long to import as a dozen programs to run. It reads from a pipe that
+    only this process holds open.
+    """
     folder = tempfile.mkdtemp(prefix="warm")
-    address = f"{folder}/socket"
-    process = subprocess.Popen(
-        [sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
-    )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
-    return process, address
+    os.mkfifo(f"{folder}/held")
+    _held.append(os.open(f"{folder}/held", os.O_RDWR))
+    os.environ[SHARED] = folder
 
 
 def end() -> None:
-    """End the process that the others are forked from, if there is one."""
-    if _server.cache_info().currsize:
-        process, address = _server()
-        process.communicate()
-        shutil.rmtree(Path(address).parent)
+    """End the process that the others are forked from, if this process shared one."""
+    for descriptor in _held:
+        os.close(descriptor)
+        shutil.rmtree(os.environ.pop(SHARED), ignore_errors=True)
+    _held.clear()
 
 
-def serve(address: str) -> dict:
-    """Fork for each incoming request; return the request in the fork. Ends when the standard input closes."""
+def used() -> float:
+    """Return the processor seconds of all programs that this process of pytest had started here and that have ended."""
+    if not _address.cache_info().currsize:
+        return 0.0
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(_address())
+        server.sendall(f"?{os.environ.get(ASKER, '')}\n".encode())
+        return float(server.makefile().readline())
+
+
+@cache
+def _address() -> str:
+    """Return the socket of the process that programs are forked from; start that process if nobody has."""
+    if SHARED not in os.environ:
+        share()
+    folder = Path(os.environ[SHARED])
+    address = str(folder / "socket")
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "bin").exists():
+            subprocess.run(
+                [sys.executable, __file__, address], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
+            )  # fmt: skip
+            (folder / "bin").mkdir()
+            words = [sys.executable, "-I", "-S", warm_client.__file__, sys.executable, address]
+            (folder / "bin" / "python").write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+            (folder / "bin" / "python").chmod(0o755)
+    return address
+
+
+def serve(address: str, ready: int) -> dict:
+    """Fork for each incoming request; return the request in the fork. Ends when nobody holds its pipe open.
+
+    A byte to the file `ready` tells that requests are listened to.
+    """
     # Tests may have been started with interrupts ignored; programs must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    spent, (told, tell) = 0.0, os.pipe()
-    with socket.create_server(address, family=socket.AF_UNIX, backlog=64) as listener:
-        print("ready", flush=True)
-        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+    spent, (told, tell) = Counter[str](), os.pipe()
+    with (
+        open(Path(address).parent / "held", "rb", buffering=0) as held,
+        socket.create_server(address, family=socket.AF_UNIX, backlog=64) as listener,
+    ):
+        os.write(ready, b"+")
+        os.close(ready)
+        while held not in select.select([listener, held], [], [])[0]:
             connection, _ = listener.accept()
             kind, descriptors, *_ = socket.recv_fds(connection, 1, 250)
             if kind == b"+" and os.fork() == 0:
                 listener.close()
+                held.close()
                 os.close(told)
                 return keep(connection, descriptors, tell)
             for descriptor in descriptors:
@@ -146,8 +169,11 @@ def serve(address: str) -> dict:
                     pass
             if kind == b"?":
                 os.write(tell, b"\n")
-                spent += sum(map(float, os.read(told, 1 << 16).split()))
-                connection.sendall(f"{spent}\n".encode())
+                for line in os.read(told, 1 << 16).decode().split("\n"):
+                    asker, _, seconds = line.rpartition(" ")
+                    spent[asker] += float(seconds or 0)
+                asker = connection.makefile().readline().strip()
+                connection.sendall(f"{spent[asker]}\n".encode())
             connection.close()
     sys.exit()
 
@@ -158,6 +184,7 @@ def keep(connection: socket.socket, descriptors: list[int], tell: int) -> dict:
     The processor seconds of the program, and of all processes that it waited for, are written to the file `tell`.
     """
     request = json.loads(connection.makefile().readline())
+    asker = request["environment"].get(ASKER, "")
     if (child := os.fork()) == 0:
         connection.close()
         os.close(tell)
@@ -179,7 +206,7 @@ def keep(connection: socket.socket, descriptors: list[int], tell: int) -> dict:
 
     threading.Thread(target=end_with_the_asker, daemon=True).start()
     _, status, spent = os.wait4(child, 0)
-    os.write(tell, f"{spent.ru_utime + spent.ru_stime}\n".encode())
+    os.write(tell, f"{asker} {spent.ru_utime + spent.ru_stime}\n".encode())
     with suppress(OSError):
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
@@ -234,12 +261,18 @@ def code_of(ending: SystemExit) -> int | None:
 
 
 if __name__ == "__main__":
+    # The process that others are forked from is nobody's child, since it may outlive the one that asked for it first.
+    from_child, ready = os.pipe()
+    if os.fork():
+        os.close(ready)
+        sys.exit(os.read(from_child, 1) != b"+")
+    os.close(from_child)
     for module in SLOW:
         with suppress(ImportError):
             importlib.import_module(module)
     gc.collect()
     gc.freeze()  # objects that the collector leaves alone are not copied
-    request = serve(sys.argv[1])
+    request = serve(sys.argv[1], ready)
     try:
         become(Path(sys.argv[1]).parent / "bin" / "python", **request)
     except SystemExit as ending:

@@ -14,18 +14,19 @@ from pipeline.training.objective import Objective
 def test_noise_is_estimated_without_bias_on_a_quadratic_whose_noise_is_known(sizes, rng):
     # Loss |w - x|^2 / 2 of samples x ~ N(0, diag(1, 4, 9)) at w = (1, 2, 0): G = w, and the trace of S is 14.
     w, deviation = torch.tensor([1.0, 2.0, 0.0]), torch.tensor([1.0, 2.0, 3.0])
-    n, n_trials = sum(sizes), 20000
-    samples = w - deviation * torch.randn(n_trials, n, 3, generator=rng)
+    # Twenty thousand estimates add up in groups: a group of independent ones is one of as many weights.
+    n, n_groups, n_together = sum(sizes), 100, 200
+    samples = w - deviation * torch.randn(n_groups, n, n_together, 3, generator=rng)
     variances, squares = [], []
     for gradients in samples:
         first, second = gradients[: sizes[0]].mean(dim=0), gradients[sizes[0] :].mean(dim=0)
         found = Halves(sizes, {"w": first - second}).noise({"w": gradients.mean(dim=0)})
-        variances.append(found.variance)
-        squares.append(found.square)
+        variances.append(found.variance / n_together)
+        squares.append(found.square / n_together)
     for values, truth in ((variances, 14.0), (squares, 5.0)):
         values = torch.tensor(values)
         # Five standard errors of the mean.
-        assert abs(float(values.mean()) - truth) < 5 * float(values.std()) / math.sqrt(n_trials)
+        assert abs(float(values.mean()) - truth) < 5 * float(values.std()) / math.sqrt(n_groups)
 
 
 def test_noises_add_up():

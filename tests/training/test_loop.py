@@ -364,12 +364,12 @@ def test_a_request_to_end_leaves_a_checkpoint_of_that_step_from_which_the_run_en
     def work(communicator):
         options = {"seed": 3, "communicator": communicator}
         undisturbed = small_network()
-        train(undisturbed, RECIPES["kfac_smoothed"], training, validation, **options)
+        train(undisturbed, SHORT["kfac_smoothed"], training, validation, **options)
         steps, states = [], []
-        with pytest.raises(Interrupted, match="stopped on request after step 5 of 15"):
+        with pytest.raises(Interrupted, match="stopped on request after step 5 of 9"):
             train(
                 small_network(),
-                RECIPES["kfac_smoothed"],
+                SHORT["kfac_smoothed"],
                 training,
                 validation,
                 on_step=lambda step, n_steps, loss: steps.append(step),
@@ -380,9 +380,7 @@ def test_a_request_to_end_leaves_a_checkpoint_of_that_step_from_which_the_run_en
             )
         assert [state.step for state in states] == [5]
         resumed = small_network(seed=9)
-        train(
-            resumed, RECIPES["kfac_smoothed"], training, validation, state=through_json(states[0]), **options
-        )
+        train(resumed, SHORT["kfac_smoothed"], training, validation, state=through_json(states[0]), **options)
         return torch.equal(weights(resumed), weights(undisturbed))
 
     assert run_in_threads(n_processes, work) == [True] * n_processes

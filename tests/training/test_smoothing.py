@@ -167,31 +167,38 @@ def test_antithetic_noise_leaves_the_gradient_of_a_quadratic_exactly_as_it_is():
     )
 
 
+def moved_by_noise(rows, std, *, sign):
+    """Return the rows displaced for each of twenty generators, one below the other.
+
+    One matrix holds the rows 200 times or more: its noise is that of as many matrices, since it is independent and
+    relative to their common mean square.
+    """
+    weight = {"w": rows}
+    return torch.cat(
+        [
+            rows + WeightNoise(std).displace(weight, generator(seed), sign=sign, done=0.0)["w"]
+            for seed in range(20)
+        ]
+    )
+
+
 def test_the_average_loss_of_a_quadratic_rises_by_half_the_variance_times_the_trace():
     # E[(w + e)' H (w + e)] / 2 = w' H w / 2 + s^2 tr(H) / 2: the Gaussian convolution in closed form.
-    weight, H = torch.ones(2, 3, dtype=torch.float64), torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
-    std, n = 0.3, 20_000
-    losses = []
-    for seed in range(n):
-        moved = (
-            weight + WeightNoise(std).displace({"w": weight}, generator(seed), sign=1, done=0.0)["w"]
-        ).flatten()
-        losses.append(0.5 * (moved @ H @ moved).item())
+    H, std, n = torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64)), 0.3, 20_000
+    moved = moved_by_noise(torch.ones(n // 20, 6, dtype=torch.float64), std, sign=1)
+    losses = 0.5 * ((moved @ H) * moved).sum(dim=1).numpy()
+    assert len(losses) == n
     expected = 0.5 * 21 + std**2 * 21 / 2
     assert np.mean(losses) == pytest.approx(expected, abs=5 * np.std(losses) / np.sqrt(n))
 
 
 def test_the_averaged_gradient_of_a_cubic_is_that_of_its_gaussian_convolution():
     # L = sum w^3: E[3 (w + e)^2] = 3 (w^2 + s^2).
-    weight, std, n = torch.full((2, 2), 2.0, dtype=torch.float64), 0.25, 4000
-    gradients = []
-    for seed in range(n):
-        for sign in (1, -1):
-            moved = (
-                weight + WeightNoise(std).displace({"w": weight}, generator(seed), sign=sign, done=0.0)["w"]
-            )
-            gradients.append(3 * moved.square())
-    mean = torch.stack(gradients).mean(dim=0)
+    std, n = 0.25, 4000
+    rows = torch.full((n // 20, 4), 2.0, dtype=torch.float64)
+    pair = [moved_by_noise(rows, std, sign=sign) for sign in (1, -1)]
+    mean = 3 * torch.cat(pair).square().mean(dim=0)
+    assert len(pair[0]) == n
     variance = (0.25 * 2.0) ** 2
     # Of a pair only 3 e^2 is random; its deviation is 3 sqrt(2) s^2.
     assert (mean - 3 * (4 + variance)).abs().max() < 5 * 3 * 2**0.5 * variance / n**0.5

@@ -175,6 +175,8 @@ def told_of(numbers_on_level: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, I
     owner = owners(cuts, numbers_on_level)
     rows = np.repeat(np.arange(len(numbers_on_level)), np.diff(near.indptr))
     crossing = owner[rows] != owner[near.indices]
+    if not crossing.any():
+        return np.zeros((0, 2), np.int32), np.zeros((0, 2), np.int32)
     seams = distinct(rows[crossing])
     updated = _box_parts(numbers_on_level, owner, rows[crossing], near.indices[crossing], len(cuts) - 1)
     # A ghost is near to a near box of an own box: rows of seam boxes and of their near boxes suffice.

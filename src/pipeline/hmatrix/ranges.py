@@ -40,8 +40,8 @@ class Boxes:
     """Boxes of a level that this process plans for, and the boxes around them.
 
     Attributes:
-        near: Matrix of the known boxes whose entries mark near pairs. Rows of boxes that are two near-steps from the
-            planned ones are empty.
+        near: Matrix of the known boxes whose entries mark near pairs, sorted in each row. Rows of boxes that are two
+            near-steps from the planned ones are empty.
         alone: Work of a box that does not depend on its near boxes.
         numbers_on_level: Shape (known boxes,), their numbers from the level's first, sorted.
         n_boxes: Number of boxes of the level.
@@ -151,17 +151,16 @@ class PartsWork:
             left: Unknowns left of near boxes when each box is eliminated, for each entry of `level.near`.
         """
         near, entries = level.near, level.entries
-        owning = csr_array(
-            (np.ones(len(owner)), owner, np.arange(len(owner) + 1)), shape=(len(owner), n_parts)
-        )
         mine = owner[level.planned]
-        start = near.indptr[level.planned.start : level.planned.stop + 1] - entries.start
-        rows = csr_array((left[entries], near.indices[entries], start), shape=(len(mine), len(owner)))
-        found = csr_array(rows @ owning).tocoo()
-        boxes, parts = found.coords
-        unknowns = np.bincount(boxes, found.data, minlength=len(mine))
+        rows = level.rows[entries] - level.planned.start
+        theirs = owner[near.indices[entries]]
+        # Near boxes of a box are sorted, and each part is a range of boxes: those of one part are neighbors.
+        first = np.flatnonzero(np.diff(rows * n_parts + theirs, prepend=-1))
+        boxes, parts = rows[first], theirs[first]
+        of_part = np.add.reduceat(left[entries], first) if len(first) else np.zeros(0)
+        unknowns = np.bincount(boxes, of_part, minlength=len(mine))
         whole = unknowns**2
-        touched = whole[boxes] - (unknowns[boxes] - found.data) ** 2
+        touched = whole[boxes] - (unknowns[boxes] - of_part) ** 2
         by_owner = mine[boxes] == parts
         own = np.asarray(level.alone + (10 - _UPDATE) * whole, np.float64)
         own[boxes[by_owner]] += _UPDATE * touched[by_owner]

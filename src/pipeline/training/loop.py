@@ -49,7 +49,7 @@ def train(
     that goes on from a `State` with the same number of processes is bit-equal to one that was never stopped. With
     another number of processes the sums of a step are taken in another order, so its gradient is rounded differently.
     Training amplifies the difference step by step: over twenty steps of a small network it stays below 1e-5 of the
-    weights, as tests/mpi/test_training_processes.py checks; over many steps it has no bound.
+    weights, as tests/mpi/test_cold_processes.py checks; over many steps it has no bound.
 
     Args:
         model: Left in evaluation mode with the final weights.

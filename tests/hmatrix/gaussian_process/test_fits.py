@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gaussian_values import KERNEL, NUGGET, sample, theirs
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process import kernels as sk
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import FitWarning, GaussianProcess, kernels
@@ -30,6 +28,9 @@ def test_the_gradient_is_that_of_scikit_learn(data):
 
 
 def test_the_fit_is_the_maximum_that_scikit_learn_finds(data):
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process import kernels as sk
+
     X, y = data
     ours = GaussianProcess(KERNEL, trend=None).fit(X, y)
     kernel = sk.ConstantKernel(2.0) * sk.Matern(0.2, nu=1.5) + sk.WhiteKernel(NUGGET)

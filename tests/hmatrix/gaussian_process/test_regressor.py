@@ -9,8 +9,6 @@ import pytest
 import torch
 from gaussian_values import KERNEL, NUGGET, sample, theirs
 from random_problems import STATED_ERRORS
-from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, cross_val_score
 from warm_starts import run_python
 
 from pipeline.errors import ConfigError
@@ -167,6 +165,9 @@ def test_arrays_tensors_and_tables_are_taken(data, fitted):
 
 
 def test_scikit_learn_clones_searches_and_cross_validates(data):
+    from sklearn.base import clone
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+
     X, y = data[0][:200], data[1][:200]
     gp = GaussianProcess(KERNEL, nugget=NUGGET, optimizer=None)
     copied = clone(gp)

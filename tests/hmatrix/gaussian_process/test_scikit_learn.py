@@ -4,12 +4,7 @@ import copy
 import pickle
 
 import numpy as np
-import pandas
 import pytest
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.model_selection import GridSearchCV, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from pipeline.hmatrix import GaussianProcess, kernels
 
@@ -45,6 +40,9 @@ def test_a_fitted_model_is_copied_whole(data, remake, asked_before):
 
 
 def test_coordinates_are_scaled_before_it_in_a_pipeline(data):
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     X, y = data
     piped = make_pipeline(StandardScaler(), process()).fit(X, y)
     scaled = (X - X.mean(axis=0)) / X.std(axis=0)
@@ -56,6 +54,11 @@ def test_coordinates_are_scaled_before_it_in_a_pipeline(data):
 
 
 def test_a_search_in_processes_finds_what_one_process_finds(data):
+    import pandas
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
     frame = pandas.DataFrame(data[0], columns=["east", "north"])
     steps = Pipeline([("scale", StandardScaler()), ("process", process())])
     grid = {"process__kernel__length_scale": [0.01, 0.5], "process__nugget": [0.01, 1.0]}
@@ -69,6 +72,11 @@ def test_a_search_in_processes_finds_what_one_process_finds(data):
 
 
 def test_values_are_transformed_before_it_and_predicted_across_folds(data):
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     X, y = data
     scaled = make_pipeline(StandardScaler(), process())
     model = TransformedTargetRegressor(scaled, transformer=StandardScaler())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.hmatrix.boundary_elements.near_field import near_pairs
-from pipeline.hmatrix.boundary_elements.normal_derivative import radial
+from pipeline.hmatrix.boundary_elements.normal_derivative import inner, radial
 from pipeline.hmatrix.boundary_elements.operators import LayerOperators
 from pipeline.hmatrix.boundary_elements.pair_rules import TrianglePairs, touching_rule
 from pipeline.hmatrix.boundary_elements.panel_integrals import integrals, with_rules
@@ -92,8 +92,8 @@ def _errors_of_gauss(layers: LayerOperators, chosen: NDArray[np.int64]) -> NDArr
         far[near[:, (near == i).any(dim=0)].flatten()] = False
         far[i] = False
         away = points[i][:, None, None] - points[far]
-        _, F = radial(away.square().sum(dim=-1), 0j)
-        along = (away * normals[far][:, None]).sum(dim=-1)
+        _, F = radial(inner(away, away), 0j)
+        along = inner(away, normals[far][:, None])
         sums[i] += float((F * along * shares[far] * shares[i][:, None, None]).sum())
     return np.asarray(np.abs(sums[chosen] / areas.numpy()[chosen] + 0.5))
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
-from pipeline.hmatrix.boundary_elements.normal_derivative import radial
+from pipeline.hmatrix.boundary_elements.normal_derivative import inner, radial
 from pipeline.hmatrix.boundary_elements.pair_rules import (
     PairRule,
     TrianglePairs,
@@ -125,9 +125,9 @@ def integrals(
     # Relative to the first triangle, so that no digits are lost to the distance from the origin.
     corners = [part - corners[0][:, :1] for part in corners]
     difference = left @ corners[0] - right @ corners[1]
-    G, F = radial(difference.square().sum(dim=2), wavenumber)
+    G, F = radial(inner(difference, difference), wavenumber)
     i, j = pairs.triangles
-    along = [(difference * mesh.normals[side][:, None]).sum(dim=2) for side in (i, j)]
+    along = [inner(difference, mesh.normals[side][:, None]) for side in (i, j)]
     shapes = (weights[:, None, None] * left[:, :, None] * right[:, None, :]).reshape(-1, 9).to(G.dtype)
     areas = (mesh.areas[i] * mesh.areas[j])[:, None]
     single, second, first = (

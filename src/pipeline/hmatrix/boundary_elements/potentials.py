@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pipeline.errors import ConfigError
-from pipeline.hmatrix.boundary_elements.normal_derivative import radial
+from pipeline.hmatrix.boundary_elements.normal_derivative import inner, radial
 from pipeline.hmatrix.boundary_elements.pair_rules import conical_rule
 from pipeline.hmatrix.boundary_elements.quadrature import gauss_rule
 from pipeline.meshes.triangles import TriangleMesh
@@ -81,7 +81,7 @@ class _Sources:
         mesh = self._mesh
         y = self._coordinates @ mesh.corners[triangles].double()
         away = x[..., None, :] - y
-        G, F = radial(away.square().sum(dim=-1), self._wavenumber)
+        G, F = radial(inner(away, away), self._wavenumber)
         single, double = self._dense
         weights = self._weights * mesh.areas[triangles].double()[:, None]
         total = torch.zeros((), dtype=G.dtype)
@@ -90,7 +90,7 @@ class _Sources:
                 dim=-1
             )
         if double is not None:
-            along = (away * mesh.normals[triangles].double()[:, None]).sum(dim=-1)
+            along = inner(away, mesh.normals[triangles].double()[:, None])
             density = weights * (double[triangles] @ self._coordinates.T.to(double.dtype))
             total = total + (F * along * density).sum(dim=-1)
         return total
