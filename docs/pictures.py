@@ -70,7 +70,7 @@ def draw(path: Path) -> None:
     points = "test accuracy above peer [points]"
     above = {row["case"]: row["ours"] for row in _cases("large_batch") if row["quantity"] == points}
     alike = "tuned alike: smoothed K-FAC, batch {}/beside sgd_64"
-    other = "tuned alike: beside the others, batch 4096/beside {}_4096"
+    other = "tuned alike: beside {0}, batch 4096/beside {0}_4096"
     largest = above[alike.format(4096)]
     bars = {
         "smoothed K-FAC, 1,024": above[alike.format(1024)],

@@ -26,6 +26,7 @@ def refused(capsys, study="mine.yaml"):
         "large_batch_grid",
         "large_batch_tuning",
         "large_batch_tuning_2",
+        "large_batch_tuning_3",
         "config/tiny.yaml",
     ],
 )
