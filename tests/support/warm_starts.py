@@ -140,26 +140,47 @@ def _address() -> str:
     return address
 
 
-def serve(address: str, ready: int) -> dict:
-    """Fork for each incoming request; return the request in the fork. Ends when nobody holds its pipe open.
+def held_pipe(folder: Path) -> int:
+    """Open the pipe of the process that shares this one; exit if nobody holds it open any more."""
+    held = os.open(folder / "held", os.O_RDONLY | os.O_NONBLOCK)
+    with suppress(BlockingIOError):  # what an open pipe without a byte raises
+        os.read(held, 1)
+        sys.exit()
+    return held
+
+
+def serve(address: str, held: int, ready: int) -> dict:
+    """Fork for each incoming request; return the request in the fork. Ends when nobody holds the pipe `held` open.
 
     A byte to the file `ready` tells that requests are listened to.
     """
     # Tests may have been started with interrupts ignored; programs must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     spent, (told, tell) = Counter[str](), os.pipe()
-    with (
-        open(Path(address).parent / "held", "rb", buffering=0) as held,
-        socket.create_server(address, family=socket.AF_UNIX, backlog=64) as listener,
-    ):
+    os.set_blocking(told, False)
+
+    def count() -> None:
+        """Add what ended programs have told; a full pipe would hold them up."""
+        with suppress(BlockingIOError):
+            for line in os.read(told, 1 << 16).decode().splitlines():
+                asker, _, seconds = line.rpartition(" ")
+                spent[asker] += float(seconds)
+
+    # The name appears with a server behind it, also where one that nobody waited for has taken it.
+    own = f"{address}.{os.getpid()}"
+    with socket.create_server(own, family=socket.AF_UNIX, backlog=64) as listener:
+        os.rename(own, address)
         os.write(ready, b"+")
         os.close(ready)
-        while held not in select.select([listener, held], [], [])[0]:
+        while held not in (changed := select.select([listener, held, told], [], [])[0]):
+            count()
+            if listener not in changed:
+                continue
             connection, _ = listener.accept()
             kind, descriptors, *_ = socket.recv_fds(connection, 1, 250)
             if kind == b"+" and os.fork() == 0:
                 listener.close()
-                held.close()
+                os.close(held)
                 os.close(told)
                 return keep(connection, descriptors, tell)
             for descriptor in descriptors:
@@ -168,10 +189,7 @@ def serve(address: str, ready: int) -> dict:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             if kind == b"?":
-                os.write(tell, b"\n")
-                for line in os.read(told, 1 << 16).decode().split("\n"):
-                    asker, _, seconds = line.rpartition(" ")
-                    spent[asker] += float(seconds or 0)
+                count()
                 asker = connection.makefile().readline().strip()
                 connection.sendall(f"{spent[asker]}\n".encode())
             connection.close()
@@ -267,12 +285,13 @@ if __name__ == "__main__":
         os.close(ready)
         sys.exit(os.read(from_child, 1) != b"+")
     os.close(from_child)
+    held = held_pipe(Path(sys.argv[1]).parent)
     for module in SLOW:
         with suppress(ImportError):
             importlib.import_module(module)
     gc.collect()
     gc.freeze()  # objects that the collector leaves alone are not copied
-    request = serve(sys.argv[1], ready)
+    request = serve(sys.argv[1], held, ready)
     try:
         become(Path(sys.argv[1]).parent / "bin" / "python", **request)
     except SystemExit as ending:

@@ -102,9 +102,12 @@ def _what_to_do(problems: Sequence[str], study: StudyFile) -> str:
 def code_files() -> list[Path]:
     """Return the files of the checkout as they are now; links stay links."""
     here = Path.cwd()
-    tracked = (git("ls-files", "-z", folder=here) or "").split("\0")
+    tracked = (git("ls-files", "-z", folder=here, patience=60) or "").split("\0")
     if "Snakefile" in tracked:  # this folder is the top of a repository
-        new = git("ls-files", "-z", "--others", "--exclude-standard", "--", *CODE, folder=here) or ""
+        new = (
+            git("ls-files", "-z", "--others", "--exclude-standard", "--", *CODE, folder=here, patience=60)
+            or ""
+        )
         found = {Path(name) for name in [*tracked, *new.split("\0")] if name}
     else:
         tops = [Path(name) for name in PARTS]

@@ -22,10 +22,12 @@ CODE = ("Snakefile", "config", "profiles", "src", "workflow")
 NEW_CODE = tuple(name for name in CODE if name != "config")
 
 
-def git(*arguments: str, folder: Path = Path(__file__).parent) -> str | None:
-    """Return what git prints in a folder; None if it fails."""
+def git(*arguments: str, folder: Path = Path(__file__).parent, patience: float = 10) -> str | None:
+    """Return what git prints in a folder; None if it fails or takes longer than `patience` seconds."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=60, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, timeout=patience, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return os.fsdecode(done.stdout)

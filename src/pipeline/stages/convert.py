@@ -29,7 +29,8 @@ from pipeline.precision import Budget, HalfNetwork, compare_predictions
 from pipeline.precision.error import LayerError
 from pipeline.precision.plan import Layer
 from pipeline.precision.predictions import LabelError, check_labels
-from pipeline.stages.parts.images import model_of, read_images
+from pipeline.stages.parts.images import read_images
+from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.own_networks import budget_of, named, network_of, samples_of
 from pipeline.stages.parts.spec import read_spec, written
 

@@ -5,6 +5,8 @@ from argparse import Namespace
 from itertools import pairwise
 from statistics import fmean
 
+from pydantic import BaseModel
+
 from pipeline.artifacts.results.critical_batch import CriticalBatchFacts, Prediction, SeedPrediction
 from pipeline.artifacts.results.network import EpochRow, NetworkFacts
 from pipeline.artifacts.store import Artifact
@@ -13,6 +15,18 @@ from pipeline.errors import ArtifactError
 from pipeline.stages.parts.spec import read_spec, written
 from pipeline.training.halves import Noise
 from pipeline.training.noise_scale import critical_batch, noise_scale
+
+
+class _Recipe(BaseModel):
+    """The part of a training run's spec on its batches."""
+
+    batch_size: int
+
+
+class _Trained(BaseModel):
+    """The part of a trained network's spec on its run."""
+
+    run: _Recipe
 
 
 def run(options: Namespace) -> None:
@@ -35,7 +49,7 @@ def run(options: Namespace) -> None:
 
 
 def _predicted(name: str, networks: list[Artifact]) -> Prediction:
-    batch_size = int(networks[0].spec["run"]["batch_size"])
+    batch_size = networks[0].spec_as(_Trained).run.batch_size
     trained = [network for network in networks if not network.facts_as(NetworkFacts).failure]
     seeds = [_of_seed(network, batch_size) for network in trained]
     found = [seed.critical_batch for seed in seeds]

@@ -1,7 +1,6 @@
 """Stage `scaling`: time and storage against the number of points."""
 
 import time
-import timeit
 from argparse import Namespace
 from collections.abc import Callable
 
@@ -59,4 +58,9 @@ def measure(n: int, kernel: kernels.Kernel, tolerance: float) -> ScalingRow:
 
 def _best(work: Callable[[], object]) -> float:
     """The shortest of a few runs, in seconds."""
-    return min(timeit.repeat(work, number=1, repeat=REPEATS))
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

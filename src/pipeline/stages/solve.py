@@ -3,11 +3,13 @@
 from argparse import Namespace
 from dataclasses import replace
 
+import torch
+
 from pipeline.artifacts.results.operator import OperatorFacts
 from pipeline.artifacts.results.points import PointsFacts
 from pipeline.artifacts.results.solution import SolveCost
 from pipeline.artifacts.store import Artifact
-from pipeline.config.matrices import SolveSpec, Wave, require_drawable
+from pipeline.config.matrices import Factor, SolveSpec, Wave, require_drawable
 from pipeline.errors import errors_about
 from pipeline.hmatrix import kernels
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
@@ -18,10 +20,10 @@ from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.together import together
 from pipeline.runtime.words import counted
 from pipeline.stages.parts.answers import ANSWERS, product
-from pipeline.stages.parts.matrices import problem_of
 from pipeline.stages.parts.scattering import answer as scatter
 from pipeline.stages.parts.solved import Answer, Solved, dense_seconds, exact_residual
 from pipeline.stages.parts.spec import read_spec
+from pipeline.stages.parts.systems import problem_of
 from pipeline.stages.parts.work import foretold_of, require_memory, work_of_factorization
 
 
@@ -63,8 +65,6 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
         kriging=spec.task == "kriging", form=compress.form,
     )  # fmt: skip
     require_memory(foretold.solve_bytes, communicator)
-    # With measured speeds, GPUs eliminate in batches; otherwise all work is native, on cores.
-    device = choose_device("auto", communicator.local_rank) if spec.factor.balance == "measured" else None
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization: DistributedFactorization | LowRankFactorization
         if isinstance(problem.preconditioner, DistributedLowRank):
@@ -74,7 +74,7 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
                 factor_tolerance,
                 kind=spec.factor.kind,
                 parts=spec.factor.parts,
-                device=None if device is None or device.type == "cpu" else device,
+                device=_device(spec.factor, communicator),
                 speeds="measured" if spec.factor.balance == "measured" else None,
                 progress=progress if first else None,
             )
@@ -141,3 +141,11 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
             dense_seconds=dense,
         ),
     )
+
+
+def _device(options: Factor, communicator: MpiCommunicator) -> torch.device | None:
+    """Return the GPU on which this process eliminates in batches; None for native work on cores."""
+    if options.balance == "equal":
+        return None
+    device = choose_device("auto", communicator.local_rank)
+    return None if device.type == "cpu" else device

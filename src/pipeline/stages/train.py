@@ -23,7 +23,8 @@ from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.node_group import process_group
 from pipeline.runtime.termination import termination
-from pipeline.stages.parts.images import model_of, samples_of
+from pipeline.stages.parts.images import samples_of
+from pipeline.stages.parts.networks import model_of
 from pipeline.stages.parts.reporter import Reporter
 from pipeline.stages.parts.shared_checkpoint import agreed_checkpoint, locked
 from pipeline.stages.parts.spec import read_spec, written

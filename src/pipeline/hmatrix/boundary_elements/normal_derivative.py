@@ -40,7 +40,8 @@ def radial(squares: Tensor, wavenumber: complex) -> tuple[Tensor, Tensor]:
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner products of vectors with three coordinates, which are the last dimension.
 
-    The numbers are those of (a * b).sum(dim=-1), which takes several times as long along so short a dimension.
+    But for the sign of zero, the numbers are those of (a * b).sum(dim=-1), which takes several times as long along so
+    short a dimension.
     """
     x, y, z = (p * q for p, q in zip(a.unbind(dim=-1), b.unbind(dim=-1), strict=True))
     return x + y + z

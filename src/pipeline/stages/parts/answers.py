@@ -21,8 +21,8 @@ from pipeline.hmatrix.distributed import DistributedFactorization
 from pipeline.runtime.words import counted
 from pipeline.stages.parts import kriging
 from pipeline.stages.parts.divided import own_rows
-from pipeline.stages.parts.matrices import DividedSystem
 from pipeline.stages.parts.solved import Answer, Solved, exact_residual
+from pipeline.stages.parts.systems import DividedSystem
 
 
 def _kriging(solved: Solved) -> Answer:

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from pipeline.artifacts.results.images import ImagesFacts
 from pipeline.artifacts.store import Artifact
-from pipeline.config.models import Model
-from pipeline.models import Classifier, build_model
 from pipeline.training import MappedImages, Samples
 
 # Most bytes of normalized images that every process keeps in memory.
@@ -34,15 +32,3 @@ def samples_of(dataset: Artifact, part: str, device: torch.device, n: int | None
 def _mapped(dataset: Artifact, part: str, device: torch.device, n: int | None) -> MappedImages:
     facts = dataset.facts_as(ImagesFacts)
     return MappedImages(dataset.array(f"{part}_images")[:n], facts.pixel_mean, facts.pixel_std, device)
-
-
-def model_of(model: Model, dataset: Artifact, seed: int) -> Classifier:
-    """Build the study's network for a data set, initialized by seed."""
-    _, *channels, height, width = dataset.array("train_images").shape
-    return build_model(
-        model.name,
-        input_shape=(channels[0] if channels else 1, height, width),
-        n_classes=len(dataset.facts_as(ImagesFacts).classes),
-        generator=torch.Generator().manual_seed(seed),
-        **model.model_dump(exclude={"name"}),
-    )
