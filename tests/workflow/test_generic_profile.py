@@ -67,7 +67,9 @@ def test_what_a_job_ended_with_is_told_by_a_system_that_forgets_it(system, tmp_p
     spool, commands = tmp_path / "spool", tmp_path / "commands"
     spool.mkdir()
     commands.mkdir()
-    for name, text in (COMMANDS[system] | {"sleep": "#!/bin/sh\n"}).items():
+    # What is moved to its place was written before.
+    mv = '#!/bin/sh\ncat "$1" >>{spool}/moved\nexec /bin/mv "$@"\n'
+    for name, text in (COMMANDS[system] | {"sleep": "#!/bin/sh\n", "mv": mv}).items():
         (commands / name).write_text(text.format(spool=spool, work=tmp_path))
         (commands / name).chmod(0o755)
     script = workplace.folder / "profiles" / "cluster-generic" / system
@@ -88,6 +90,7 @@ def test_what_a_job_ended_with_is_told_by_a_system_that_forgets_it(system, tmp_p
 
     assert status(submit("exit 0"), "success\n", "failed\n") == "success\n"
     assert status(submit("exit 3"), "success\n", "failed\n") == "failed\n"
+    assert (spool / "moved").read_text() == "0\n3\n"
     os.mkfifo(tmp_path / "fifo")
     slow = submit("read line <fifo")
     assert status(slow, "running\n") == "running\n"

@@ -10,7 +10,7 @@ def limits(monkeypatch):
     """The ends of the vertical axes of learning curves, in the order of drawing."""
     seen = []
 
-    def finish(figure, *, name, description, data):
+    def finish(figure, name, description, data):
         seen.append(figure.axes[0].get_ylim())
 
     monkeypatch.setattr(training, "finish", finish)
