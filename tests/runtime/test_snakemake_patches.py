@@ -2,16 +2,26 @@
 
 import asyncio
 import sys
+import threading
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from snakemake.jobs import Reason
 from snakemake.persistence import ParamsChange
+from snakemake.scheduling.job_scheduler import JobRateLimiter, JobScheduler
+from snakemake.settings.types import MaxJobsPerTimespan
 from snakemake_executor_plugin_slurm import Executor
 
 from pipeline.errors import ConfigError
 from pipeline.runtime import snakemake_patches
-from pipeline.runtime.snakemake_patches import check_versions, mend_slurm, name_code_changes, said_by_slurm
+from pipeline.runtime.snakemake_patches import (
+    check_versions,
+    look_again_where_jobs_were_held_back,
+    mend_slurm,
+    name_code_changes,
+    said_by_slurm,
+)
 
 FULL = (
     "SLURM sbatch failed. The error message was 'sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job "
@@ -228,6 +238,63 @@ def test_changed_code_is_not_called_a_changed_parameter():
     assert "; Params have changed since last execution: " in str(reason)
     reason.params_changed = ParamsChange(only_old={"'3'"}, only_new={"'4'"}, files={"f"})
     assert str(reason).startswith("Params have changed since last execution: ")
+
+
+class Clock:
+    """A clock that stands, and timers that only note when they would end."""
+
+    def __init__(self):
+        self.now, self.ends = 100.0, []
+
+    def monotonic(self):
+        return self.now
+
+    def Timer(self, delay, _function):
+        self.ends.append(self.now + delay)
+        return SimpleNamespace(start=lambda: None)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(snakemake_patches, "time", clock)
+    monkeypatch.setattr(snakemake_patches, "threading", clock)
+    monkeypatch.setattr(JobScheduler, "_schedule_reevalutation", JobScheduler._schedule_reevalutation)
+    look_again_where_jobs_were_held_back()
+    return clock
+
+
+def scheduler(*, allowed, started):
+    """Return what the change touches of Snakemake's scheduler, with so many jobs a minute of which some are started."""
+    limit = JobRateLimiter(MaxJobsPerTimespan(allowed, "1m"))
+    limit.register_jobs(started)
+    found = SimpleNamespace(job_rate_limiter=limit, _open_jobs=threading.Semaphore(0))
+    found.look = partial(JobScheduler._schedule_reevalutation, found)
+    return found
+
+
+def test_no_look_follows_where_the_limit_held_no_job_back(clock):
+    looks = scheduler(allowed=3, started=2)
+    for _ in range(300):
+        looks.look(60.0)
+    assert clock.ends == []
+
+
+def test_one_look_follows_where_the_limit_held_jobs_back_however_many_ended(clock):
+    looks = scheduler(allowed=3, started=3)
+    for _ in range(300):
+        looks.look(60.0)
+    assert clock.ends == [160.0]
+    clock.now = 160.0
+    looks.look(60.0)
+    assert clock.ends == [160.0, 220.0]
+
+
+def test_a_queue_of_inputs_is_looked_at_again_whatever_the_limit(clock):
+    scheduler(allowed=3, started=0).look(10.0)
+    unlimited = SimpleNamespace(job_rate_limiter=None, _open_jobs=threading.Semaphore(0))
+    JobScheduler._schedule_reevalutation(unlimited, 10.0)
+    assert clock.ends == [110.0, 110.0]
 
 
 def test_a_message_without_slurms_words_is_kept():

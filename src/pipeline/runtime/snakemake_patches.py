@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -76,6 +77,32 @@ def leave_outputs_marked() -> None:
     from snakemake.persistence.file import FilePersistence
 
     FilePersistence._unmark_incomplete = lambda self, key: None
+
+
+def look_again_where_jobs_were_held_back() -> None:
+    """Make Snakemake look for jobs to start after a second only where its limit of jobs per second held some back.
+
+    Snakemake does so after every look, and each end of a job begins another such chain: after 300 jobs it looks 300
+    times a second. Without held back jobs, ends of jobs are the only times at which others can start.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    JobScheduler._schedule_reevalutation = _look_again
+
+
+def _look_again(scheduler: Any, delay: float) -> None:
+    """Take the place of JobScheduler._schedule_reevalutation, which is called after each look."""
+    limit, now = scheduler.job_rate_limiter, time.monotonic()
+    # A queue of inputs is looked at again as well, after a time of its own.
+    for_the_limit = limit is not None and delay == limit.timespan
+    if for_the_limit and len(limit._jobs) < limit.max_jobs:
+        return
+    if now < getattr(scheduler, "_next_look", now):
+        return
+    scheduler._next_look = now + delay
+    timer = threading.Timer(delay, scheduler._open_jobs.release)
+    timer.daemon = True
+    timer.start()
 
 
 def name_code_changes() -> None:
