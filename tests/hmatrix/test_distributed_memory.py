@@ -1,6 +1,8 @@
 """No process holds what grows with the points of all: the same points a process take the same bytes, however many."""
 
+import threading
 import tracemalloc
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,7 @@ from pipeline.hmatrix.distributed.problem import parts_boxes
 from pipeline.hmatrix.distributed.tree import build_tree
 from pipeline.hmatrix.parts import Team
 from pipeline.hmatrix.ranges import Boxes
+from pipeline.runtime import communicator
 from pipeline.runtime.communicator import run_in_threads
 
 OWN = 1500  # points of a process
@@ -24,9 +27,35 @@ def points_of(comm, n=OWN):
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def bytes_a_process(n_processes):
-    """Return the most bytes of arrays at one time over the processes, and the mean of what the parts hold at most."""
+class Turn:
+    """Whose turn it is of threads that run one at a time, and the most bytes of arrays that each held at one time."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.held, self.most = Counter(), Counter()
+
+    def acquire(self):
+        self.lock.acquire()
+        tracemalloc.reset_peak()
+        self.begun, _ = tracemalloc.get_traced_memory()
+
+    def release(self):
+        (now, peak), thread = tracemalloc.get_traced_memory(), threading.get_ident()
+        self.most[thread] = max(self.most[thread], self.held[thread] + peak - self.begun)
+        self.held[thread] += now - self.begun
+        self.lock.release()
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *failure):
+        self.release()
+
+
+def bytes_a_process(n_processes, monkeypatch):
+    """Return the most bytes of arrays at one time, and what the parts hold at most: means over the processes."""
     kernel = kernels.Matern(nu=0.5, length_scale=0.3)
+    own = Turn()
 
     def run(comm):
         points = points_of(comm, 500)
@@ -38,10 +67,14 @@ def bytes_a_process(n_processes):
 
     tracemalloc.start()
     try:
-        parts = run_in_threads(n_processes, run, at_once=True)
-        return tracemalloc.get_traced_memory()[1] / n_processes, float(np.mean(parts))
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                communicator, "_Meeting", lambda size, turn, Meeting=communicator._Meeting: Meeting(size, own)
+            )
+            parts = run_in_threads(n_processes, run)
     finally:
         tracemalloc.stop()
+    return np.mean(list(own.most.values())), np.mean(parts)
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +82,8 @@ def _several_levels(monkeypatch):
     monkeypatch.setattr("pipeline.hmatrix.distributed.factor._DENSE_END", 60)
 
 
-def test_bytes_a_process_stay_as_points_grow_with_processes():
-    few, many = np.array(bytes_a_process(4)), np.array(bytes_a_process(8))
-    if (many > 1.07 * few).any():
-        # How many threads are at their peaks at one time is up to the scheduler: the least of two runs counts.
-        many = np.minimum(many, bytes_a_process(8))
+def test_bytes_a_process_stay_as_points_grow_with_processes(monkeypatch):
+    few, many = (np.array(bytes_a_process(n_processes, monkeypatch)) for n_processes in (4, 8))
     assert (many <= 1.07 * few).all(), dict(zip(("arrays", "parts"), many / few, strict=True))
 
 
