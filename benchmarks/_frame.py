@@ -34,7 +34,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -302,7 +302,7 @@ class Benchmark:
         installed, kept = versions(self.packages), []
         if options.record and path.exists():
             former = json.loads(path.read_text())
-            kept = self._kept(former, chosen, host["processor"], revision)
+            kept = self._kept(former, chosen, host | {"commit": revision})
             # Rows that stay may come from a peer that is missing here.
             installed |= {k: v for k, v in former["versions"].items() if installed.get(k) in (None, MISSING)}
         head = {"machine": host, "versions": installed, "commit": revision}
@@ -373,13 +373,14 @@ class Benchmark:
         return max(names, key=len, default="")
 
     def _kept(
-        self, result: dict[str, Any], chosen: list[str], processor: str, revision: str
+        self, result: dict[str, Any], chosen: list[str], now: Mapping[str, object]
     ) -> list[dict[str, Any]]:
         """Return the rows of a result that are not replaced by the chosen cases, with where they were measured."""
         others = [row for row in result["cases"] if self._name_of(row) not in ("", *chosen)]
-        measured = {"commit": result["commit"], "processor": result["machine"]["processor"]}
-        now = {"commit": revision, "processor": processor}
-        elsewhere = {key: value for key, value in measured.items() if value != now[key]}
+        then = result["machine"] | {"commit": result["commit"]}
+        # Unlike processors may have one name: their instruction sets and caches tell them apart.
+        told = ("commit", "processor", "instruction_sets", "caches")
+        elsewhere = {key: then[key] for key in told if then.get(key, now[key]) != now[key]}
         return [elsewhere | row for row in others]
 
     def _choose(self, patterns: list[str] | None) -> list[str]:

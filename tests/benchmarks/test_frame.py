@@ -154,6 +154,21 @@ def test_a_recorded_case_replaces_its_own_rows_and_tells_when_the_others_were_me
         bench.main(["--record", "--quick"])
 
 
+def test_rows_of_another_processor_of_the_same_name_have_its_instruction_sets(frame, bench, monkeypatch):
+    here = frame.machine()
+    older = here | {"instruction_sets": ["avx2"], "caches": {"L2": "512K"}}
+    monkeypatch.setattr(frame, "machine", lambda: older)
+    bench.main([])
+    monkeypatch.setattr(frame, "machine", lambda: here)
+    bench.main(["--only", "alone*", "--record"])
+    found = [
+        (case["case"], case.get("instruction_sets"), case.get("caches")) for case in written(bench)["cases"]
+    ]
+    assert ("both", ["avx2"], {"L2": "512K"}) in found
+    assert ("alone, the peer is missing", None, None) in found
+    assert not any("processor" in case for case in written(bench)["cases"])
+
+
 def test_a_quick_run_tells_its_cases_and_leaves_the_full_result(bench):
     bench.main(["--quick"])
     assert not (bench.results / "example.json").exists()
