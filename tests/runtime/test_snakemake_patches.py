@@ -9,15 +9,14 @@ from types import SimpleNamespace
 import pytest
 from snakemake.jobs import Reason
 from snakemake.persistence import ParamsChange
-from snakemake.scheduling.job_scheduler import JobRateLimiter, JobScheduler
-from snakemake.settings.types import MaxJobsPerTimespan
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_executor_plugin_slurm import Executor
 
 from pipeline.errors import ConfigError
 from pipeline.runtime import snakemake_patches
 from pipeline.runtime.snakemake_patches import (
     check_versions,
-    look_again_where_jobs_were_held_back,
+    look_at_most_once_a_second,
     mend_slurm,
     name_code_changes,
     said_by_slurm,
@@ -241,17 +240,27 @@ def test_changed_code_is_not_called_a_changed_parameter():
 
 
 class Clock:
-    """A clock that stands, and timers that only note when they would end."""
+    """A clock that is moved by hand, and timers that end by it."""
 
     def __init__(self):
-        self.now, self.ends = 100.0, []
+        self.now, self.timers = 100.0, []
 
     def monotonic(self):
         return self.now
 
-    def Timer(self, delay, _function):
-        self.ends.append(self.now + delay)
-        return SimpleNamespace(start=lambda: None)
+    def Timer(self, delay, function):
+        return SimpleNamespace(start=lambda: self.timers.append((self.now + delay, function)))
+
+    def move(self, seconds):
+        self.now += seconds
+        ended = [function for end, function in self.timers if end <= self.now]
+        self.timers = [(end, function) for end, function in self.timers if end > self.now]
+        for function in ended:
+            function()
+
+    @property
+    def ends(self):
+        return [end for end, _ in self.timers]
 
 
 @pytest.fixture
@@ -260,41 +269,41 @@ def clock(monkeypatch):
     monkeypatch.setattr(snakemake_patches, "time", clock)
     monkeypatch.setattr(snakemake_patches, "threading", clock)
     monkeypatch.setattr(JobScheduler, "_schedule_reevalutation", JobScheduler._schedule_reevalutation)
-    look_again_where_jobs_were_held_back()
+    look_at_most_once_a_second()
     return clock
 
 
-def scheduler(*, allowed, started):
-    """Return what the change touches of Snakemake's scheduler, with so many jobs a minute of which some are started."""
-    limit = JobRateLimiter(MaxJobsPerTimespan(allowed, "1m"))
-    limit.register_jobs(started)
-    found = SimpleNamespace(job_rate_limiter=limit, _open_jobs=threading.Semaphore(0))
-    found.look = partial(JobScheduler._schedule_reevalutation, found)
+@pytest.fixture
+def scheduler(clock):
+    """What the change touches of Snakemake's scheduler."""
+    found = SimpleNamespace(_open_jobs=threading.Semaphore(0))
+    found.look_after = partial(JobScheduler._schedule_reevalutation, found)
     return found
 
 
-def test_no_look_follows_where_the_limit_held_no_job_back(clock):
-    looks = scheduler(allowed=3, started=2)
-    for _ in range(300):
-        looks.look(60.0)
+def looks(scheduler):
+    """Return how many looks are due, which the main loop would now make."""
+    return sum(iter(lambda: scheduler._open_jobs.acquire(blocking=False), False))
+
+
+def test_one_look_a_second_follows_however_many_jobs_end(clock, scheduler):
+    for _ in range(10):
+        for _ in range(300):
+            scheduler.look_after(1.0)
+        clock.move(0.5)
+        assert looks(scheduler) == 0
+        clock.move(0.5)
+        assert looks(scheduler) == 1
     assert clock.ends == []
 
 
-def test_one_look_follows_where_the_limit_held_jobs_back_however_many_ended(clock):
-    looks = scheduler(allowed=3, started=3)
-    for _ in range(300):
-        looks.look(60.0)
-    assert clock.ends == [160.0]
-    clock.now = 160.0
-    looks.look(60.0)
-    assert clock.ends == [160.0, 220.0]
-
-
-def test_a_queue_of_inputs_is_looked_at_again_whatever_the_limit(clock):
-    scheduler(allowed=3, started=0).look(10.0)
-    unlimited = SimpleNamespace(job_rate_limiter=None, _open_jobs=threading.Semaphore(0))
-    JobScheduler._schedule_reevalutation(unlimited, 10.0)
-    assert clock.ends == [110.0, 110.0]
+def test_a_shorter_delay_does_not_wait_for_a_longer_one(clock, scheduler):
+    scheduler.look_after(10.0)
+    scheduler.look_after(1.0)
+    scheduler.look_after(10.0)
+    assert sorted(clock.ends) == [101.0, 110.0]
+    clock.move(1.0)
+    assert looks(scheduler) == 1
 
 
 def test_a_message_without_slurms_words_is_kept():

@@ -26,7 +26,7 @@ from pipeline.runtime.foretelling import NodeLimits, foretold_job
 from pipeline.runtime.snakemake_patches import (
     check_versions,
     leave_outputs_marked,
-    look_again_where_jobs_were_held_back,
+    look_at_most_once_a_second,
     name_code_changes,
     refuse_unsupported,
 )

@@ -2,7 +2,7 @@
 if not workflow.is_main_process:
     leave_outputs_marked()
 name_code_changes()
-look_again_where_jobs_were_held_back()
+look_at_most_once_a_second()
 
 ALL_MANIFESTS = {study: [*artefacts(study), manifest("report", study)] for study in STUDIES}
 PLANNED_BESIDE = at_work() if workflow.is_main_process else None

@@ -6,6 +6,7 @@ The changes were written for the versions below. With any other version `check_v
 because the private parts may have changed.
 """
 
+import math
 import re
 import shlex
 import sys
@@ -79,28 +80,30 @@ def leave_outputs_marked() -> None:
     FilePersistence._unmark_incomplete = lambda self, key: None
 
 
-def look_again_where_jobs_were_held_back() -> None:
-    """Make Snakemake look for jobs to start after a second only where its limit of jobs per second held some back.
+def look_at_most_once_a_second() -> None:
+    """Make Snakemake look for jobs to start at most once a second, beside the looks at each end of a job.
 
-    Snakemake does so after every look, and each end of a job begins another such chain: after 300 jobs it looks 300
-    times a second. Without held back jobs, ends of jobs are the only times at which others can start.
+    While jobs are ready, each look of Snakemake is followed by another one a second later (the timespan of its limit of
+    jobs), and each end of a job begins a chain of its own: after 300 jobs it would look 300 times a second.
     """
     from snakemake.scheduling.job_scheduler import JobScheduler
 
-    JobScheduler._schedule_reevalutation = _look_again
+    JobScheduler._schedule_reevalutation = _look_later
 
 
-def _look_again(scheduler: Any, delay: float) -> None:
-    """Take the place of JobScheduler._schedule_reevalutation, which is called after each look."""
-    limit, now = scheduler.job_rate_limiter, time.monotonic()
-    # A queue of inputs is looked at again as well, after a time of its own.
-    for_the_limit = limit is not None and delay == limit.timespan
-    if for_the_limit and len(limit._jobs) < limit.max_jobs:
+def _look_later(scheduler: Any, delay: float) -> None:
+    """Look again after a delay in seconds, unless a look is due by then."""
+    due = time.monotonic() + delay
+    if getattr(scheduler, "_next_look", math.inf) <= due:
         return
-    if now < getattr(scheduler, "_next_look", now):
-        return
-    scheduler._next_look = now + delay
-    timer = threading.Timer(delay, scheduler._open_jobs.release)
+
+    def look() -> None:
+        # Before the look, which may ask for the next one.
+        scheduler._next_look = math.inf
+        scheduler._open_jobs.release()
+
+    scheduler._next_look = due
+    timer = threading.Timer(delay, look)
     timer.daemon = True
     timer.start()
 
