@@ -229,10 +229,18 @@ def test_the_median_is_taken_and_a_missing_peer_is_none(frame, monkeypatch):
     assert frame.interleave(lambda: None, repeats=3) == (5.0, None)
 
 
-def test_a_short_call_is_repeated_within_a_sample(frame):
-    calls = []
-    frame.interleave(lambda: calls.append(1), repeats=1, warmup=0, sample_seconds=1e-3)
-    assert len(calls) > 100
+def test_a_short_call_is_repeated_within_a_sample(frame, monkeypatch):
+    calls, counts = [], []
+    frame._seconds(lambda: calls.append(1), 7)
+    assert len(calls) == 7
+
+    def a_microsecond(_call, count):
+        counts.append(count)
+        return 2.0**-20
+
+    monkeypatch.setattr(frame, "_seconds", a_microsecond)
+    frame.interleave(calls.clear, repeats=1, warmup=0, sample_seconds=2.0**-10)
+    assert counts == [1, 1024]
 
 
 def test_one_thread_is_used_while_timing_and_the_limit_is_lifted_after(frame):

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from json_files import mean_the_same
 from warm_starts import run_python
 
 from pipeline.errors import ArtifactError
@@ -85,8 +86,8 @@ def test_a_flipped_bit_anywhere_is_noticed(A, tmp_path):
         for place in generator.integers(0, len(whole), 40):
             spoiled = bytearray(whole)
             spoiled[place] ^= 1 << int(generator.integers(0, 7))
-            if spoiled[place : place + 1].isspace() and whole[place : place + 1].isspace():
-                continue  # the same JSON
+            if mean_the_same(spoiled, whole):
+                continue
             (tmp_path / name).write_bytes(spoiled)
             with pytest.raises(ArtifactError, match=r"damaged|version"):
                 Factorization.load(tmp_path)

@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from json_files import mean_the_same
 from warm_starts import run_python
 
 from pipeline.errors import ArtifactError, ConfigError
@@ -100,7 +101,7 @@ def test_a_flipped_byte_anywhere_is_noticed(points, tmp_path):
             spoiled = bytearray(whole)
             spoiled[place] ^= 1 << int(generator.integers(0, 7))
             (tmp_path / name).write_bytes(spoiled)
-            if spoiled[place : place + 1].isspace() and whole[place : place + 1].isspace():
+            if mean_the_same(spoiled, whole):
                 continue
             with pytest.raises(ArtifactError, match=r"damaged|version"):
                 H2Matrix.load(tmp_path)

@@ -8,6 +8,7 @@ Jobs read what they need of the past from a JSON snapshot that the main process 
 import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields
@@ -144,7 +145,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
-            database.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(database)
             database.executescript(SCHEMA)
             yield database
     except sqlite3.Error as error:
@@ -152,3 +153,16 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         if isinstance(error, sqlite3.OperationalError) and shutil.disk_usage(path.parent).free < LEAST_FREE:
             advice = "the disk is full, so free some space"
         raise ArtifactError(f"{path}: the history cannot be used ({error}); {advice}") from error
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Choose the journal in which writers wait for each other; SQLite does not wait while it changes to that one."""
+    last = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > last:
+                raise
+            time.sleep(0.01)
