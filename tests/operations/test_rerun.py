@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,13 +58,13 @@ def test_a_rerun_tells_jobs_and_figures_remembers_them_and_keeps_the_report(snak
 def test_a_failure_names_the_rule_the_reason_and_the_log_and_exits_1(snakemake, capsys):
     snakemake("echo 'Error in rule train, job 2 (log a)'; echo '    error: cuda was asked for'; exit 1")
     line = line_of(capsys, 1)
-    assert "failed after 0 s in train: cuda was asked for; log results/tiny/logs/rerun/" in line
+    assert re.search(r"failed after \d+ s in train: cuda was asked for; log results/tiny/logs/rerun/", line)
     assert "Error in rule train" in Path(line.rpartition("log ")[2]).read_text()
 
 
 def test_a_signal_is_named(snakemake, capsys):
     snakemake("kill -9 $$")
-    assert "failed after 0 s, ended by SIGKILL; log " in line_of(capsys, 1)
+    assert re.search(r"failed after \d+ s, ended by SIGKILL; log ", line_of(capsys, 1))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import suppress
 
 import pytest
 import torch
@@ -142,10 +143,14 @@ def test_results_do_not_depend_on_the_number_of_threads(instruction_set, half, b
         assert torch.equal(*found), layer.routine(batch)
 
 
-def workers():
-    """The threads of this process but this one."""
-    names = os.listdir("/proc/self/task")
-    return [int(name) for name in names if int(name) != threading.get_native_id()]
+def cores_of_workers():
+    """The cores of each other thread of this process; those of an earlier test may end while they are listed."""
+    found = {}
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with suppress(ProcessLookupError):
+            found[thread] = os.sched_getaffinity(thread)
+    del found[threading.get_native_id()]
+    return found
 
 
 def test_a_caller_that_is_held_on_one_core_runs_alone(two_threads, generator):
@@ -154,7 +159,7 @@ def test_a_caller_that_is_held_on_one_core_runs_alone(two_threads, generator):
     layer = identity(300, 300)
     layer.run(x, y)
     cores = os.sched_getaffinity(0)
-    before = {worker: os.sched_getaffinity(worker) for worker in workers()}
+    before = cores_of_workers()
     assert cores in before.values()
     try:
         os.sched_setaffinity(0, {min(cores)})
@@ -168,7 +173,7 @@ def test_a_caller_that_is_held_on_one_core_runs_alone(two_threads, generator):
 def took_part(run):
     """Whether a worker worked on a run: one on other cores than the caller's would have moved to these."""
     cores = os.sched_getaffinity(0)
-    before = {worker: os.sched_getaffinity(worker) for worker in workers()}
+    before = cores_of_workers()
     try:
         for worker in before:
             os.sched_setaffinity(worker, {min(cores)})

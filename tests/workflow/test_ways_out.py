@@ -81,7 +81,7 @@ def test_all_jobs_that_outlive_a_killed_main_process_are_named_and_what_they_lea
     workplace, study
 ):
     for run in study["training"]["runs"].values():
-        run["epochs"] = 200
+        run["epochs"] = 4000
     workplace.write_study(study)
     main = workplace.start(
         "--until", "train", "--set-resources", "train:checkpoint_steps=1", start_new_session=True
