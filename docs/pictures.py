@@ -76,10 +76,11 @@ def draw(path: Path) -> None:
         "smoothed K-FAC, 1,024": above[alike.format(1024)],
         "smoothed K-FAC, 4,096": largest,
         "FOP, 4,096": largest - above[other.format("fop")],
+        "Muon, 4,096": largest - above[other.format("muon")],
     }
     values = list(bars.values())
     _bars(steps, list(bars), values, [f"{value:+.2f}" for value in values])
-    steps.set_xlim(min(values) - 0.3, max(values) + 0.4)
+    steps.set_xlim(1.1 * min(values), max(values) + 0.7)
     steps.axvline(0, color="k", lw=0.8)
     steps.set_title("Fewer steps: accuracy points\nabove SGD with batches of 64", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
