@@ -1,6 +1,8 @@
 """The scale of losses that are no mean over dimension 0, learned from what passes: factors of single terms by autograd
 are the oracle."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ ALL = KFACSettings(
     factor_interval=1, inverse_interval=1, sample_fraction=1.0, kl_clip=0.0, block_size=0, damping=0.1
 )
 N, N_CLASSES = 12, 5
+UNKNOWN = pytest.mark.filterwarnings("ignore:K-FAC does not recognize this loss")
 
 
 def network(n_outputs=N_CLASSES, dtype=torch.float64):
@@ -136,6 +139,7 @@ def test_rows_that_are_flattened_inside_are_not_more_samples():
     )
 
 
+@UNKNOWN
 def test_a_gradient_scaler_is_asked_where_the_loss_cannot_tell():
     model, (x, _) = network(), batch(N)
     target = torch.ones(N, N_CLASSES, dtype=torch.float64)
@@ -334,3 +338,60 @@ def test_scores_in_short_numbers_tell_their_weight():
         functional.cross_entropy(scores, torch.arange(N) % N_CLASSES) / 4, scores
     )
     assert learn_terms(scores.detach(), gradient).weight == pytest.approx(1 / (4 * N), rel=1e-2)
+
+
+@UNKNOWN
+def test_a_pass_whose_terms_are_all_masked_is_one_of_the_passes():
+    model, (x, _) = network(), batch(N)
+    target, mask = torch.ones(N, N_CLASSES, dtype=torch.float64), torch.arange(N) >= N // 4
+    def errors(found, target, mask):
+        return ((found - target).square().sum(dim=1) * mask).mean()
+
+    def in_parts(_):
+        for part in zip(x.chunk(4), target.chunk(4), mask.chunk(4), strict=True):
+            (errors(model(part[0]), *part[1:]) / 4).backward()
+
+    whole, _ = found_G(model, lambda _: errors(model(x), target, mask).backward())
+    G, _ = found_G(model, in_parts)
+    # The oracle: gradients of single samples, each of a loss that is a mean over all.
+    slopes = 2 * (model(x) - target).detach() * mask[:, None]
+    torch.testing.assert_close(G, slopes.T @ slopes / N, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(G, whole, rtol=1e-9, atol=1e-12)
+
+
+@UNKNOWN
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_pass_that_is_not_recognized_has_the_factor_of_the_others(reduction):
+    # With three classes, smoothed labels are not recognized; the last part has them.
+    model, (x, y) = network(3), batch(N, n_classes=3)
+    smoothed = [0.0, 0.0, 0.0, 0.4]
+
+    def in_parts(_):
+        for xs, ys, label_smoothing in zip(x.chunk(4), y.chunk(4), smoothed, strict=True):
+            loss = functional.cross_entropy(
+                model(xs), ys, reduction=reduction, label_smoothing=label_smoothing
+            )
+            (loss / 4).backward()
+
+    G, terms = found_G(model, in_parts)
+    assert terms.source == "a mean over dimension 0"
+    targets = functional.one_hot(y, 3).double()
+    targets[-3:] = 0.6 * targets[-3:] + 0.4 / 3
+    slopes = (model(x).softmax(1) - targets).detach()
+    torch.testing.assert_close(G, slopes.T @ slopes / N, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["learned", "mean", "sum"])
+def test_a_loss_that_is_not_recognized_is_told_once_unless_its_kind_is_given(loss):
+    model, (x, _) = network(), batch(N)
+    kfac = KFAC(model, ALL, loss=loss)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            model.zero_grad()
+            model(x).square().sum(dim=1).mean().backward()
+            kfac.step(1.0)
+    assert len(told) == (loss == "learned")
+    for warning in told:
+        assert "pass loss='mean'" in str(warning.message)
+        assert warning.filename == __file__

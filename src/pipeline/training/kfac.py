@@ -15,6 +15,7 @@ inversions.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
@@ -66,8 +67,9 @@ class KFAC:
     probabilities or log-probabilities) goes into a softmax or binary cross-entropy. Accumulation, tokens,
     `ignore_index` and gradient scalers then need no settings. Rows that a loss ignores still count as inputs. If the
     network has several outputs, the one whose loss weighs most sets the scale. Other losses, and all with "mean", are
-    taken to be a mean over the first dimension of the network's output and over the passes since the last step. `terms`
-    says what was found.
+    taken to be a mean over the first dimension of the network's output and over the passes since the last step; with
+    "learned", a warning says so once. If other passes of the step are recognized, their scale is taken. `terms` says
+    what was found.
 
     Args:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it; its hooks stay until `remove`.
@@ -135,6 +137,7 @@ class KFAC:
         self._scaler = scaler
         self._communicator = communicator
         self._loss: Loss = loss
+        self._takes_mean = self._told_of_mean = False
         self._sums_gradients = sums_gradients
         self._attach()
 
@@ -291,6 +294,8 @@ class KFAC:
             trial = TrialStep.begin(self._gradients.weights) if self._tries else self._trial
             with self._timed("gradients"):
                 self._precondition(lr, difference)
+            if self._takes_mean and not self._told_of_mean:
+                self._tell_of_mean()
             self._trial = trial
         self._intervals.step += 1
 
@@ -421,8 +426,18 @@ class KFAC:
                 "fisher 'monte_carlo' draws classes from the network's scores: call sample_fisher(scores) between the "
                 "forward and the backward pass, or set fisher to 'empirical'"
             )
+        self._takes_mean = self._loss == "learned" and not self._capture.learns_scale
         self._intervals.factors_moved(self._curvature.average(self._capture.take(scale=scale)))
         self._coverage.update(self._capture, self._curvature)
+
+    def _tell_of_mean(self) -> None:
+        self._told_of_mean = True
+        if self._communicator.rank == 0:
+            warnings.warn(
+                "K-FAC does not recognize this loss and takes it to be a mean over the first dimension of the network's "
+                "output; pass loss='mean' if it is one, or loss='sum' if it is a sum over that dimension",
+                stacklevel=6,
+            )
 
     def _precondition(self, lr: float | Mapping[str, float], difference: Mapping[str, Tensor] | None) -> None:
         ready = [name for name in self._layers if name in self._curvature.ready - self._coverage.left]

@@ -210,6 +210,8 @@ class Sums:
         self._gradients: dict[Key, Moments] = {}
         self._unscaled: dict[Key, Moments] = {}
         self._unscaled_passes: list[set[str]] = []  # the layers of each
+        self._without_gradient: list[dict[Key, float]] = []  # the samples of each such pass
+        self._factors: list[float] = []  # of recognized passes: by what the mean over their terms was multiplied
 
     @property
     def n_unscaled(self) -> int:
@@ -264,18 +266,25 @@ class Sums:
         terms = ended.terms or (_together(ended.scores) if loss == "learned" else None)
         if terms is None and loss == "sum":
             terms = Terms("a sum", ended.scale, float(ended.n_rows or 0))
+        samples, shares = {}, {}
+        for key in ended.moments:
+            looked_at, n_rows, first = ended.rows[key[0]]
+            shares[key] = looked_at / max(n_rows, 1)
+            samples[key] = first if ended.n_rows is None else ended.n_rows
         if terms is None:
             self._unscaled_passes.append({name for name, _ in ended.moments})
+        elif loss == "learned" and terms.n:
+            self._factors.append(terms.weight * terms.n / ended.scale)
+        elif loss == "learned":
+            self._without_gradient.append({key: n * shares[key] for key, n in samples.items()})
         for key, moment in ended.moments.items():
-            looked_at, n_rows, first = ended.rows[key[0]]
-            n_own = first if ended.n_rows is None else ended.n_rows
+            n, share = samples[key], shares[key]
             if terms is not None:
-                n = (terms.n or n_own if loss == "sum" else terms.n) * looked_at / max(n_rows, 1)
                 factor = terms.weight**-2
-                add(self._gradients, key, moment.mul_(factor) if factor != 1 else moment, n)
+                n_terms = terms.n or n if loss == "sum" else terms.n
+                add(self._gradients, key, moment.mul_(factor) if factor != 1 else moment, n_terms * share)
             else:
-                n = n_own * looked_at / max(n_rows, 1)
-                add(self._unscaled, key, moment.mul_((n_own / ended.scale) ** 2), n)
+                add(self._unscaled, key, moment.mul_((n / ended.scale) ** 2), n * share)
         return terms or Terms("a mean over dimension 0", ended.scale / n_samples, float(n_samples))
 
     def take(self, scale: float) -> dict[Key, Moments]:
@@ -285,9 +294,18 @@ class Sums:
             scale: Factor of the losses of all passes, used for passes whose scale is not known.
         """
         found = {**self._inputs, **self._gradients}
-        for key, moments in self._unscaled.items():
+        if self._factors:
+            # ASSUME: all passes of a step have the same loss, so the factor of the recognized ones holds for the others.
+            factor = (len(self._factors) / sum(self._factors)) ** 2
+        else:
             # ASSUME: the accumulated loss is a mean over the passes, so each was divided by their number.
-            moments.total.mul_((self.n_unscaled / scale) ** 2)
+            factor = ((self.n_unscaled + len(self._without_gradient)) / scale) ** 2
+            for samples in self._without_gradient:
+                for key in samples.keys() & self._unscaled.keys():
+                    moments = self._unscaled[key]
+                    self._unscaled[key] = Moments(moments.total, moments.n + samples[key])
+        for key, moments in self._unscaled.items():
+            moments.total.mul_(factor)
             other = found.get(key)
             found[key] = (
                 moments
