@@ -157,8 +157,8 @@ def test_compiled_networks_and_compiled_steps_train_as_they_do_uncompiled():
     plain = {"compile_threads": 1, "cpp_cache_precompile_headers": False, "cpp.vec_isa_ok": False}
     for how in ("eager", "network", "step"):
         model = network()
-        called = torch.compile(model) if how == "network" else model
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        called = torch.compile(model, backend="aot_eager") if how == "network" else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         kfac = KFAC(called, KFACSettings(**(vars(ALL) | {"factor_interval": 2})))
 
         def step(x, y, called=called, kfac=kfac, optimizer=optimizer):
@@ -167,8 +167,8 @@ def test_compiled_networks_and_compiled_steps_train_as_they_do_uncompiled():
             kfac.step(0.1)
             optimizer.step()
 
-        # The compiler of the network's kernels is torch's own affair: once is enough.
-        whole = torch.compile(step, backend="aot_eager") if how == "step" else step
+        # A whole step holds the network, so its kernels are compiled there.
+        whole = torch.compile(step) if how == "step" else step
         with of_kernels.patch(plain):
             for seed in range(4):
                 whole(*batch(seed))

@@ -115,6 +115,32 @@ def test_factors_of_both_settings_are_those_of_curvlinops(sharing, together):
         )
 
 
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+@pytest.mark.parametrize("kind", [Called, Tied])
+def test_factors_of_calls_are_sums_over_the_uses_of_single_samples(kind, sharing):
+    model = drawn(kind())
+    x, y = batch()
+    layers = {id(module): module for module in model.modules() if isinstance(module, nn.Linear)}
+    uses = [layer for layer in layers.values() if layer is not model.head]
+    A, G = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(6, 6, dtype=torch.float64)
+    for one, target in zip(x, y, strict=True):
+        seen = []
+        handles = [use.register_forward_hook(lambda *call: seen.append((call[1][0], call[2]))) for use in uses]
+        loss = functional.cross_entropy(model(one[None]), target[None])
+        for handle in handles:
+            handle.remove()
+        inputs = torch.cat([a for a, _ in seen])
+        inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
+        gradients = torch.cat(torch.autograd.grad(loss, [output for _, output in seen]))
+        if sharing == "reduce":  # KFAC-reduce of Eschenhagen et al.
+            inputs, gradients = inputs.mean(dim=0, keepdim=True), gradients.sum(dim=0, keepdim=True)
+        A += inputs.T @ inputs / len(inputs) / N
+        G += gradients.T @ gradients / N
+    _, found = after_a_step(model, replace(ALL, weight_sharing=sharing))
+    torch.testing.assert_close(found["factor/A/layer"], A, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(found["factor/G/layer"], G, rtol=1e-10, atol=1e-13)
+
+
 def test_reduced_factors_are_exact_for_a_linear_network_that_averages_positions():
     # Without an activation all uses of a sample have the same output gradient [Eschenhagen et al., proposition 3].
     layer = drawn(nn.Linear(5, N_CLASSES, bias=False))

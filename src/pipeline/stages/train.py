@@ -68,7 +68,7 @@ def _train(
     n_steps = plan(recipe, n_samples=len(training), n_processes=communicator.size).n_steps
     # The continuation of a checkpoint depends only on these values, and on the number of processes only by rounding, so
     # a job may continue with another number. The result is then no longer bit-equal to that of an undisturbed run, but
-    # within 1e-5 as close as two runs with different numbers of processes are, and statistically the same.
+    # differs as two runs with different numbers of processes do; docs/limits.md says how much.
     identity = {
         "spec": spec.model_dump(mode="json"),
         "seed": options.seed,
