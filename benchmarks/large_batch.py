@@ -131,7 +131,11 @@ def beside(peer: str) -> None:
         compare(run, "kfac_smoothed_4096", f"{peer}_4096", goal=0.0, of=ALIKE)
 
 
-for name in ("fop", "muon", "muon_smoothed", "soap", "lamb", "adamw", "lars", "schedule_free", "sgd"):
+PEERS = (
+    "kfac", "fop", "fop_smoothed", "muon", "muon_smoothed", "soap", "soap_smoothed", "lamb", "lamb_smoothed", "adamw",
+    "lars", "schedule_free", "sgd",
+)  # fmt: skip
+for name in PEERS:
     beside(name)
 
 

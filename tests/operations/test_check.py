@@ -27,6 +27,7 @@ def refused(capsys, study="mine.yaml"):
         "large_batch_tuning",
         "large_batch_tuning_2",
         "large_batch_tuning_3",
+        "large_batch_tuning_4",
         "config/tiny.yaml",
     ],
 )
