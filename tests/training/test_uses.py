@@ -9,6 +9,7 @@ from single_samples import ALL, Network, batch, cross_entropies, drawn, expected
 from torch import nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrizations
 
 from pipeline.training import KFAC, KFACOptimizer
 from pipeline.training.uses import Fate, count_uses, fate_of_gradient
@@ -236,6 +237,35 @@ def test_parameters_of_unusual_kinds_keep_their_gradients_and_say_why():
     assert "not known yet" in kfac.reasons["lazy.weight"]
     assert "sparse" in kfac.reasons["sparse.weight"]
     assert "proj_size" in kfac.reasons["projected.weight_hr_l0"]
+
+
+def test_layers_of_other_kinds_and_own_forwards_say_why_they_are_left_out():
+    class Doubled(nn.Conv2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class Shifted(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    model = nn.ModuleDict(
+        {
+            "convolution": Doubled(1, 2, 3),
+            "norm": Shifted(2),
+            "bag": nn.EmbeddingBag(4, 3),
+            "bilinear": nn.Bilinear(2, 2, 3),
+            "parametrized": parametrizations.weight_norm(nn.Linear(3, 2, bias=False)),
+            "attention": nn.MultiheadAttention(4, 2),
+        }
+    )
+    kfac = KFAC(model, ALL)
+    assert kfac.preconditioned == ("attention.in_proj", "attention.out_proj")
+    assert kfac.reasons.keys() >= {name for name in kfac.not_preconditioned if name != "bilinear.bias"}
+    assert "Doubled has a forward method of its own" in kfac.reasons["convolution.weight"]
+    assert "Shifted has" in kfac.reasons["norm.bias"]
+    assert kfac.reasons["bag.weight"] == "EmbeddingBag is no kind of layer that K-FAC knows"
+    assert "Bilinear" in kfac.reasons["bilinear.weight"]
+    assert "parametrization" in kfac.reasons["parametrized.parametrizations.weight.original1"]
 
 
 def test_parameters_in_place_of_the_network_are_refused_in_a_line():

@@ -154,7 +154,7 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Possib
 
 
 def _unusual(module: nn.Module, parameter: Tensor) -> str | None:
-    """Return what is unusual about a parameter of a module of a known kind; None if nothing is."""
+    """Return what keeps a parameter from being preconditioned that others of its kind do not have; None if nothing."""
     if parameter.is_complex():
         return "it is complex"
     if nn.parameter.is_lazy(parameter):
@@ -163,6 +163,13 @@ def _unusual(module: nn.Module, parameter: Tensor) -> str | None:
         return "its embedding is sparse, bounded by max_norm or scaled by frequency"
     if isinstance(module, nn.RNNBase) and module.proj_size:
         return "its recurrence projects the states (proj_size)"
+    if isinstance(module, parametrize.ParametrizationList):
+        return "the layer's weight is computed from it by a parametrization"
+    kind = next((kind for kind in STRUCTURES if isinstance(module, kind)), None)
+    if kind is not None and kind is not nn.Linear and not _computes_as(module, kind):
+        return f"{type(module).__name__} has a forward method of its own, unlike {kind.__name__}"
+    if kind is None and parameter.dim() > 1 and not isinstance(module, _BY_FUNCTIONS):
+        return f"{type(module).__name__} is no kind of layer that K-FAC knows"
     return None
 
 
@@ -256,6 +263,7 @@ def _of_normalization(layer: nn.Module, block_size: int) -> Callable[[Tensor | N
 
 UNIT_WISE = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, *BatchNorm.__args__, *InstanceNorm.__args__)
 
+_BY_FUNCTIONS = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
 STRUCTURES: dict[type[nn.Module], MakeBuild] = {
     nn.Linear: _of_linear,
     nn.Conv1d: _of_convolution,
