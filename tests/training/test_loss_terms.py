@@ -344,6 +344,7 @@ def test_scores_in_short_numbers_tell_their_weight():
 def test_a_pass_whose_terms_are_all_masked_is_one_of_the_passes():
     model, (x, _) = network(), batch(N)
     target, mask = torch.ones(N, N_CLASSES, dtype=torch.float64), torch.arange(N) >= N // 4
+
     def errors(found, target, mask):
         return ((found - target).square().sum(dim=1) * mask).mean()
 

@@ -125,7 +125,11 @@ def test_factors_of_calls_are_sums_over_the_uses_of_single_samples(kind, sharing
     A, G = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(6, 6, dtype=torch.float64)
     for one, target in zip(x, y, strict=True):
         seen = []
-        handles = [use.register_forward_hook(lambda *call: seen.append((call[1][0], call[2]))) for use in uses]
+
+        def see(layer, inputs, output, seen=seen):
+            seen.append((inputs[0], output))
+
+        handles = [use.register_forward_hook(see) for use in uses]
         loss = functional.cross_entropy(model(one[None]), target[None])
         for handle in handles:
             handle.remove()

@@ -434,8 +434,8 @@ class KFAC:
         self._told_of_mean = True
         if self._communicator.rank == 0:
             warnings.warn(
-                "K-FAC does not recognize this loss and takes it to be a mean over the first dimension of the network's "
-                "output; pass loss='mean' if it is one, or loss='sum' if it is a sum over that dimension",
+                "K-FAC does not recognize this loss and takes it to be a mean over the first dimension of the "
+                "network's output; pass loss='mean' if it is one, or loss='sum' if it is a sum over that dimension",
                 stacklevel=6,
             )
 

@@ -211,7 +211,7 @@ class Sums:
         self._unscaled: dict[Key, Moments] = {}
         self._unscaled_passes: list[set[str]] = []  # the layers of each
         self._without_gradient: list[dict[Key, float]] = []  # the samples of each such pass
-        self._factors: list[float] = []  # of recognized passes: by what the mean over their terms was multiplied
+        self._factors: list[float] = []  # of recognized passes: by what the mean of terms was multiplied
 
     @property
     def n_unscaled(self) -> int:
@@ -295,7 +295,7 @@ class Sums:
         """
         found = {**self._inputs, **self._gradients}
         if self._factors:
-            # ASSUME: all passes of a step have the same loss, so the factor of the recognized ones holds for the others.
+            # ASSUME: all passes of a step have the same loss, so the factor of the recognized ones holds for all.
             factor = (len(self._factors) / sum(self._factors)) ** 2
         else:
             # ASSUME: the accumulated loss is a mean over the passes, so each was divided by their number.
