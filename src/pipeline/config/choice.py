@@ -28,6 +28,7 @@ def section_of(
         options: A frozen dataclass or a function, with types, bounds, defaults and descriptions.
         name: The name that the section is chosen by; without it, the section is no choice and has no such key.
         required: Options that a study has to give, whatever their default is.
+        without: Options that a study cannot set; they keep their default.
         hints: Types in YAML by the types in the core that they replace, also as entries of tuples.
     """
     # YAML has no notation for a complex number, so studies give real values.
@@ -69,6 +70,7 @@ class Choice:
     Attributes:
         registry: Frozen dataclasses by their names in studies.
         required: Fields that a study has to give, whatever their default is.
+        without: Fields that a study cannot set; they keep their default.
         sections: Sections that a study may write instead of an entry; they stay sections.
     """
 
