@@ -48,6 +48,12 @@ def test_comments_docstrings_and_layout_do_not_count(tree):
     assert digests(tree) == before
 
 
+def test_a_version_number_does_not_count(tree):
+    before = digests(tree)
+    (tree / "pipeline/__init__.py").write_text('__version__ = "0.2.0"\n')
+    assert digests(tree) == before
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [

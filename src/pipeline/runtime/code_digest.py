@@ -85,7 +85,14 @@ def _imports(tree: ast.Module, package: str) -> set[str]:
 
 
 def _meaning(tree: ast.Module) -> bytes:
-    """A module's syntax tree without its docstrings."""
+    """A module's syntax tree without its docstrings and its version, which alone changes no result."""
+    tree.body = [
+        node
+        for node in tree.body
+        if not (
+            isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == ["__version__"]
+        )
+    ]
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
