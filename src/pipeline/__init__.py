@@ -1,3 +1,3 @@
 """Parsimony: fewer steps, fewer bits, fewer numbers."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
