@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from sphinx.domains.python import PyObject
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 project = "Parsimony"
@@ -34,7 +36,7 @@ python_maximum_signature_line_length = 90
 html_theme = "pydata_sphinx_theme"
 html_title = "Parsimony"
 html_theme_options = {"show_prev_next": False, "navbar_end": ["theme-switcher"], "show_toc_level": 2}
-html_sidebars = {page: [] for page in ("start", "results", "limits", "architecture", "glossary")}
+html_sidebars = {page: [] for page in ("start", "examples", "results", "limits", "architecture", "glossary")}
 html_show_sourcelink = False
 exclude_patterns = ["_build"]
 
@@ -61,4 +63,6 @@ def _adapt(app, what, name, obj, options, lines):
 
 
 def setup(app):
+    # Sphinx would link the name of an attribute to any documented attribute of that name, of whatever class.
+    next(field for field in PyObject.doc_field_types if field.name == "variable").rolename = None
     app.connect("autodoc-process-docstring", _adapt, priority=100)  # before napoleon reads the sections
