@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 
 from pipeline.models import build_model
 from pipeline.training import Recipe, Samples, measure_sharpness, train
+from pipeline.training.optimizers import SGD
 from pipeline.training.smoothing import SAM, Smoothing, WeightNoise
 
 digits = load_digits()
@@ -23,7 +24,7 @@ accuracy, rise = {}, {}
 for name, smoothing in smoothings.items():
     initial = torch.Generator().manual_seed(0)
     model = build_model("mlp", input_shape=(1, 8, 8), n_classes=10, generator=initial, hidden=(64,))
-    recipe = Recipe("sgd", lr=0.3, batch_size=480, epochs=60, smoothing=smoothing)
+    recipe = Recipe(SGD(lr=0.3), batch_size=480, epochs=60, smoothing=smoothing)
     history = train(model, recipe, training, validation, seed=0)
     minimum = measure_sharpness(model, training, seed=0)
     accuracy[name], rise[name] = history[-1].validation_accuracy, minimum.perturbation

@@ -19,9 +19,11 @@ from pipeline.config.points import FilePoints
 from pipeline.config.precision import OwnNetwork, Precision
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.config.study import RESERVED, Study, schema
-from pipeline.config.training import Run, Training
+from pipeline.config.training import Run, RunSpec, Training
 from pipeline.errors import ConfigError
 from pipeline.options import Share
+from pipeline.training import METHODS, Recipe
+from pipeline.training.schedule import Constant
 from pipeline.training.smoothing import Mixup, Smoothing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,6 +287,21 @@ def test_a_new_smoothing_is_a_class_and_a_row_and_nothing_in_the_configuration()
     assert mistakes(error.value, {}).endswith("unknown key 'amont'; did you mean 'amount'?")
     with pytest.raises(ValueError, match=r"Dimming: amount must lie in \(0, 1\], not 2"):
         Dimming(2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_without_options_trains_with_those_that_the_optimizer_has_in_python(name):
+    optimizer = METHODS[name](lr=0.1)
+    run = {
+        "optimizer": {"name": name, "lr": 0.1},
+        "batch_size": 8,
+        "epochs": 2,
+        "schedule": {"name": "constant"},
+    }
+    recipe = RunSpec.model_validate(run).recipe()
+    assert recipe == Recipe(optimizer, batch_size=8, epochs=2, schedule=Constant())
+    # An option that is said twice can have two defaults.
+    assert not vars(optimizer).keys() & vars(recipe).keys()
 
 
 def test_every_key_stands_in_the_default_study():

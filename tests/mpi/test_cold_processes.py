@@ -21,7 +21,8 @@ from pipeline.runtime.communicator import Serial
 from pipeline.runtime.mpi import MpiCommunicator
 from pipeline.runtime.node_group import process_group
 from pipeline.runtime.torch_group import torch_group
-from pipeline.training import KFACSettings, Recipe, Samples, train
+from pipeline.training import Recipe, Samples, train
+from pipeline.training.optimizers import SecondOrder
 from pipeline.training.smoothing import Mixup, WeightNoise
 
 comm, alone = MpiCommunicator(), np.load(sys.argv[1])
@@ -40,7 +41,7 @@ torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
 images, labels = torch.randn(101, 1, 8, 8, generator=generator), torch.randint(10, (101,), generator=generator)
 training, validation = Samples(images[:70], labels[:70]), Samples(images[70:], labels[70:])
-recipe = Recipe("kfac", lr=0.1, batch_size=35, epochs=10, micro_batch=9, kfac=KFACSettings(),
+recipe = Recipe(SecondOrder(lr=0.1), batch_size=35, epochs=10, micro_batch=9,
                 smoothing=(Mixup(0.4), WeightNoise(0.3)))
 
 def trained(communicator):

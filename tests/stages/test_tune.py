@@ -183,5 +183,5 @@ def test_values_of_a_run_are_those_of_its_recipe():
         {"optimizer": {"name": "kfac", "lr": 0.1}, "smoothing": [{"name": "mixup", "alpha": 0.4}],
          "batch_size": 8, "epochs": 1}
     ).with_values({"damping": 0.5, "mixup.alpha": 0.2})  # fmt: skip
-    assert run.recipe().kfac.damping == 0.5
+    assert run.recipe().optimizer.damping == 0.5
     assert run.recipe().smoothing[0].alpha == 0.2

@@ -7,6 +7,7 @@ import torch
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.training import AUGMENTATIONS, Recipe, train
 from pipeline.training.augmentation import Crop, Erasing, Flip
+from pipeline.training.optimizers import SGD
 
 CASES = {"crop": Crop(2), "flip": Flip(), "erasing": Erasing(0.7)}
 SHAPES = [(0, 1, 4, 4), (1, 1, 1, 1), (5, 3, 7, 4), (33, 1, 8, 8)]
@@ -67,7 +68,7 @@ def test_erasing_changes_one_rectangle_of_bounded_area():
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_the_number_of_processes_does_not_matter(name, small_network, weights, training, validation):
-    recipe = Recipe("sgd", lr=0.05, batch_size=20, epochs=2, micro_batch=5, augmentation=(CASES[name],))
+    recipe = Recipe(SGD(lr=0.05), batch_size=20, epochs=2, micro_batch=5, augmentation=(CASES[name],))
 
     def work(communicator=None):
         model = small_network()

@@ -5,10 +5,11 @@ import torch
 
 from pipeline.training import Recipe, evaluate, train
 from pipeline.training.average import Average
+from pipeline.training.optimizers import SGD
 from pipeline.training.smoothing import WeightAverage
 
-PLAIN = Recipe("sgd", lr=0.05, batch_size=20, epochs=4, micro_batch=5)
-AVERAGED = Recipe("sgd", lr=0.05, batch_size=20, epochs=4, micro_batch=5, smoothing=(WeightAverage(0.5),))
+PLAIN = Recipe(SGD(lr=0.05), batch_size=20, epochs=4, micro_batch=5)
+AVERAGED = Recipe(SGD(lr=0.05), batch_size=20, epochs=4, micro_batch=5, smoothing=(WeightAverage(0.5),))
 
 
 @pytest.fixture

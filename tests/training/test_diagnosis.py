@@ -6,10 +6,11 @@ from torch import nn
 
 from pipeline.errors import ConvergenceError
 from pipeline.runtime.communicator import run_in_threads
-from pipeline.training import KFACSettings, Recipe, Samples, train
+from pipeline.training import Recipe, Samples, train
 from pipeline.training.diagnosis import require_agreement
+from pipeline.training.optimizers import SGD, SecondOrder
 
-RECIPE = Recipe("sgd", lr=0.05, batch_size=20, epochs=2, micro_batch=5)
+RECIPE = Recipe(SGD(lr=0.05), batch_size=20, epochs=2, micro_batch=5)
 
 
 class Breaks(nn.Module):
@@ -63,11 +64,9 @@ def test_all_processes_name_the_layer_that_failed_on_one(small_network, training
     assert "body.relu2" in messages[0]
 
 
-@pytest.mark.parametrize("kfac", [None, KFACSettings()])
-def test_a_rate_that_is_far_too_large_ends_with_an_error(kfac, small_network, training, validation):
-    recipe = Recipe(
-        "kfac" if kfac else "sgd", lr=1e30, batch_size=20, epochs=20, kfac=kfac and KFACSettings(kl_clip=0)
-    )
+@pytest.mark.parametrize("optimizer", [SGD(lr=1e30), SecondOrder(lr=1e30, kl_clip=0)], ids=["sgd", "kfac"])
+def test_a_rate_that_is_far_too_large_ends_with_an_error(optimizer, small_network, training, validation):
+    recipe = Recipe(optimizer, batch_size=20, epochs=20)
     with pytest.raises(ConvergenceError, match="is not finite at step"):
         train(small_network(), recipe, training, validation, seed=0)
 
@@ -84,7 +83,7 @@ def test_samples_that_are_not_finite_are_found_in_the_first_layer(small_network,
 def test_weights_that_leave_the_finite_in_the_last_step_of_an_epoch_are_found(
     small_network, training, validation
 ):
-    recipe = Recipe("sgd", lr=1e38, batch_size=53, epochs=1, warmup_epochs=0, momentum=0, weight_decay=0)
+    recipe = Recipe(SGD(lr=1e38, momentum=0, weight_decay=0), batch_size=53, epochs=1, warmup_epochs=0)
     with pytest.raises(ConvergenceError, match=r"the output of layer .* is not finite at step 1;"):
         train(small_network(), recipe, training, validation, seed=0)
 

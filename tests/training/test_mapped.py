@@ -4,6 +4,7 @@ import torch
 
 from pipeline.runtime.communicator import run_in_threads
 from pipeline.training import MappedImages, Recipe, Samples, evaluate, train
+from pipeline.training.optimizers import SGD
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_colors_keep_their_channels():
 
 def test_training_from_the_file_is_bit_equal_to_training_from_memory(mapped, small_network, weights):
     labels = torch.arange(40) % 3
-    recipe = Recipe("sgd", lr=0.05, batch_size=16, epochs=2, micro_batch=5)
+    recipe = Recipe(SGD(lr=0.05), batch_size=16, epochs=2, micro_batch=5)
     lazy, eager = Samples(mapped, labels), Samples(mapped[:], labels)
 
     def work(samples):

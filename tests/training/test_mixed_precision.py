@@ -8,15 +8,16 @@ from torch import nn
 
 from pipeline.errors import ConvergenceError
 from pipeline.runtime.communicator import Serial, run_in_threads
-from pipeline.training import KFAC, KFACSettings, Recipe, Samples, evaluate, objective, train
+from pipeline.training import KFAC, Recipe, Samples, evaluate, objective, train
 from pipeline.training.objective import Objective
+from pipeline.training.optimizers import SGD, SecondOrder
 from pipeline.training.sampling import Batches
 
 UNITS = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # largest relative error of a rounding
-SETTINGS = KFACSettings(factor_interval=1, inverse_interval=1, sample_fraction=1.0)
+SETTINGS = SecondOrder(lr=0.05, factor_interval=1, inverse_interval=1, sample_fraction=1.0)
 RECIPES = {
-    "sgd": Recipe("sgd", lr=0.05, batch_size=20, epochs=15, micro_batch=5),
-    "kfac": Recipe("kfac", lr=0.05, batch_size=20, epochs=15, micro_batch=5, kfac=SETTINGS),
+    "sgd": Recipe(SGD(lr=0.05), batch_size=20, epochs=15, micro_batch=5),
+    "kfac": Recipe(SETTINGS, batch_size=20, epochs=15, micro_batch=5),
 }
 
 

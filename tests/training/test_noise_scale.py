@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.training import KFACSettings, Recipe, train
+from pipeline.training import Recipe, train
 from pipeline.training.halves import Halves, Noise
 from pipeline.training.noise_scale import critical_batch, noise_scale
+from pipeline.training.optimizers import SGD, SecondOrder
 from pipeline.training.smoothing import WeightNoise
 
 # 53 samples in batches of at most 20 are three of 17 or 18: halves differ in size.
-SGD = Recipe("sgd", lr=0.05, batch_size=20, epochs=2, noise_scale=True)
-KFAC = replace(SGD, optimizer="kfac", kfac=KFACSettings())
+PLAIN = Recipe(SGD(lr=0.05), batch_size=20, epochs=2, noise_scale=True)
+KFAC = replace(PLAIN, optimizer=SecondOrder(lr=0.05))
 
 
 def test_the_noise_scale_is_the_ratio_of_noise_to_gradient_and_infinite_where_noise_hides_it():
@@ -40,7 +41,7 @@ def test_a_phase_whose_gradient_noise_hides_makes_no_progress_and_needs_its_samp
     assert critical_batch([], 100) == math.inf
 
 
-@pytest.mark.parametrize("recipe", [SGD, KFAC], ids=["sgd", "kfac"])
+@pytest.mark.parametrize("recipe", [PLAIN, KFAC], ids=["sgd", "kfac"])
 def test_a_history_holds_the_mean_noise_of_each_epoch(
     recipe, small_network, training, validation, monkeypatch
 ):
@@ -62,7 +63,7 @@ def test_a_history_holds_the_mean_noise_of_each_epoch(
 
 def test_noise_of_a_whole_data_set_in_one_step_is_that_of_its_samples(small_network, training, validation):
     """A step on all samples knows their gradients' mean; the halves' noise estimates their scatter within 53 / 52."""
-    recipe = replace(SGD, batch_size=53, epochs=1)
+    recipe = replace(PLAIN, batch_size=53, epochs=1)
     samples = []
     for i in range(len(training)):
         model = small_network()
@@ -85,18 +86,18 @@ def test_noise_of_a_whole_data_set_in_one_step_is_that_of_its_samples(small_netw
 
 
 def test_noise_is_not_measured_unless_asked_for(small_network, training, validation):
-    history = train(small_network(), replace(SGD, noise_scale=False), training, validation, seed=0)
+    history = train(small_network(), replace(PLAIN, noise_scale=False), training, validation, seed=0)
     assert [(record.noise_variance, record.noise_square) for record in history] == [(0.0, 0.0)] * 2
 
 
 def test_batches_without_two_halves_are_refused():
     with pytest.raises(ConfigError, match="found batch_size 1; set it to 2 or more"):
-        replace(SGD, batch_size=1)
+        replace(PLAIN, batch_size=1)
 
 
 def test_antithetic_noise_must_lie_within_the_halves():
     noisy = (WeightNoise(0.1),)
     with pytest.raises(ConfigError, match="found 1; set micro_batch to 5, or antithetic to false"):
-        replace(SGD, smoothing=noisy)
-    replace(SGD, smoothing=noisy, micro_batch=5)
-    replace(SGD, smoothing=(WeightNoise(0.1, antithetic=False),))
+        replace(PLAIN, smoothing=noisy)
+    replace(PLAIN, smoothing=noisy, micro_batch=5)
+    replace(PLAIN, smoothing=(WeightNoise(0.1, antithetic=False),))

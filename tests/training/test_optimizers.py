@@ -4,7 +4,7 @@ from torch import nn
 
 from pipeline.errors import ConfigError
 from pipeline.training import OPTIMIZERS, Recipe
-from pipeline.training.optimizers import at_mean, set_rate, settle
+from pipeline.training.optimizers import ScheduleFree, at_mean, set_rate, settle
 from pipeline.training.schedule import Constant
 
 
@@ -89,7 +89,7 @@ def test_schedule_free_refuses_a_schedule(options, found):
     with pytest.raises(
         ConfigError, match=rf"schedule_free keeps .*{found}.*set schedule to {{name: constant}}"
     ):
-        Recipe("schedule_free", lr=1.0, batch_size=8, epochs=1, **options)
+        Recipe(ScheduleFree(lr=1.0), batch_size=8, epochs=1, **options)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))

@@ -1,7 +1,6 @@
 """Training runs: optimizer, smoothing, batch, and the claims that compare them."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -18,7 +17,6 @@ from pipeline.training import (
     METHODS,
     SCHEDULES,
     SMOOTHINGS,
-    KFACSettings,
     Recipe,
     Schedule,
     Smoothing,
@@ -27,13 +25,13 @@ from pipeline.training.augmentation import Augmentation
 from pipeline.training.optimizers import Optimizer
 from pipeline.training.search import N_FINALISTS, with_values
 
-# Keys of a run that belong to its recipe; the optimizer's own options stand below the optimizer's name.
-_METHOD_OPTIONS = {field.name for method in METHODS.values() for field in fields(method)}
+# Keys of a run that belong to its recipe.
 _RecipeKeys = section_of(
     Section,
     Recipe,
-    without={*_METHOD_OPTIONS, "kfac", "n_measured"},
+    without={"n_measured"},
     hints={
+        Optimizer: Annotated[Optimizer, Choice(METHODS)],
         Smoothing: Annotated[Smoothing, Choice(SMOOTHINGS)],
         Augmentation: Annotated[Augmentation, Choice(AUGMENTATIONS, without=("full_steps",))],
         Schedule: Annotated[Schedule, Choice(SCHEDULES)],
@@ -44,7 +42,6 @@ _RecipeKeys = section_of(
 class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its keys are read through `recipe`
     """One way of training."""
 
-    optimizer: Annotated[Optimizer, Choice(METHODS)] = Field(description="The method, by name.")
     epochs: Annotated[int, Field(ge=1, le=10**6)] = Field(description="Passes over the training images.")
     train_samples: Count | None = Field(
         None, description="Number of training images, counted from the first; null takes them all."
@@ -65,14 +62,7 @@ class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its k
         return found
 
     def recipe(self) -> Recipe:
-        optimizer = {field.name: getattr(self.optimizer, field.name) for field in fields(self.optimizer)}
-        settings = {field.name: optimizer.pop(field.name, None) for field in fields(KFACSettings)}
-        return Recipe(
-            optimizer=self.optimizer.name,
-            **optimizer,
-            kfac=KFACSettings(**settings) if isinstance(self.optimizer, KFACSettings) else None,
-            **{key: getattr(self, key) for key in _RecipeKeys.model_fields if key != "optimizer"},
-        )
+        return Recipe(**{key: getattr(self, key) for key in _RecipeKeys.model_fields})
 
 
 class Run(RunSpec):

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -19,7 +20,7 @@ from pipeline.training.halves import Halves, Noise
 from pipeline.training.history import EpochRecord, History, RunState
 from pipeline.training.kfac import KFAC
 from pipeline.training.objective import Objective
-from pipeline.training.optimizers import at_mean, set_rate, settle
+from pipeline.training.optimizers import SecondOrder, at_mean, set_rate, settle
 from pipeline.training.recipe import Recipe, plan
 from pipeline.training.rescaling import rescale, scale_free_weights
 from pipeline.training.sampling import Batches, Samples
@@ -77,11 +78,13 @@ def train(
     """
     communicator = communicator or Serial()
     steps = plan(recipe, n_samples=len(training), n_processes=communicator.size)
-    optimizer = recipe.first_order.build(model)
+    optimizer = recipe.optimizer.build(model)
     scale_free = scale_free_weights(model) if recipe.rescaled_weights else []
     kfac = None
-    if recipe.kfac is not None:
-        kfac = KFAC(model, recipe.kfac, communicator=communicator, loss="sum", sums_gradients=True, seed=seed)
+    if isinstance(recipe.optimizer, SecondOrder):
+        kfac = KFAC(
+            model, recipe.optimizer, communicator=communicator, loss="sum", sums_gradients=True, seed=seed
+        )
     smoothing = [s.within(steps.n_steps) for s in recipe.smoothing]
     objective = Objective(
         model,
@@ -117,7 +120,7 @@ def train(
         loss = objective.backward(step, done=done)
         progress.gradient_seconds += perf_counter() - start
         lr = learning_rate(
-            step, steps.n_steps, peak=recipe.lr, n_warmup=steps.n_warmup, schedule=recipe.schedule
+            step, steps.n_steps, peak=recipe.optimizer.lr, n_warmup=steps.n_warmup, schedule=recipe.schedule
         )
         if kfac is not None:
             begin, before = perf_counter(), dict(kfac.seconds)
@@ -128,9 +131,9 @@ def train(
             progress.inverse_seconds += kfac.seconds["inverses"] - before["inverses"]
         if recipe.noise_scale and objective.halves is not None:
             progress.add_noise(_noise(objective.halves, model, kfac))
-        momentum = recipe.momentum
+        momentum = recipe.optimizer.momentum
         if recipe.coupled_momentum:
-            momentum = coupled_momentum(lr, momentum=momentum, peak=recipe.lr)
+            momentum = coupled_momentum(lr, momentum=momentum, peak=recipe.optimizer.lr)
         set_rate(optimizer, lr, momentum)
         optimizer.step()
         rescale(scale_free)
@@ -244,7 +247,7 @@ def _figures(kfac: KFAC, *, last: bool) -> dict[str, Any]:
 
 def _difference(theirs: str, ours: str) -> str:
     """Tell where the identities of two runs differ."""
-    there, here = (text.split(", ") for text in (theirs, ours))
+    there, here = (re.split(r", |\((?=\w+=)", text) for text in (theirs, ours))
     there, here = [x for x in there if x not in here], [x for x in here if x not in there]
     return " and ".join(
         f"{', '.join(part)} {place}" for part, place in ((there, "there"), (here, "here")) if part

@@ -1,6 +1,6 @@
 """What a training run is asked to do."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from annotated_types import Interval
@@ -8,10 +8,9 @@ from annotated_types import Interval
 from pipeline.errors import ConfigError
 from pipeline.options import Count, NotNegative, require_bounds
 from pipeline.training.augmentation import Augmentation
-from pipeline.training.optimizers import METHODS, OPTIMIZERS, SECOND_ORDER, Optimizer, ScheduleFree
+from pipeline.training.optimizers import Optimizer, ScheduleFree
 from pipeline.training.sampling import n_pieces
 from pipeline.training.schedule import Constant, Cosine, Schedule
-from pipeline.training.settings import KFACSettings
 from pipeline.training.smoothing import Smoothing, WeightNoise
 
 TrainingPrecision = Literal["float32", "bfloat16", "float16"]
@@ -27,15 +26,13 @@ class Recipe:
     number of processes. With fewer micro-batches than processes, some processes idle.
 
     Attributes:
-        optimizer: A key of `OPTIMIZERS`, or "kfac" or "fop", which precondition the gradients for "sgd".
-        lr: Option of the optimizer, as `momentum`, `weight_decay`, `second_moment` and `trust` are; see its class.
+        optimizer: The method, with its options.
         batch_size: Samples of one step, at most, over all processes.
         epochs: Passes over the training images.
         warmup_epochs: Epochs over which the learning rate rises to its peak.
         micro_batch: Samples of one forward and backward pass, at most; a batch is cut into such pieces.
         smoothing: Smoothings of the objective, applied in order.
         augmentation: Random changes of the training images, applied in order, before any smoothing.
-        kfac: Settings of K-FAC, for the optimizers "kfac" and "fop" and only for them.
         schedule: Decay of the learning rate after the warm-up.
         coupled_momentum: Let momentum fall with the learning rate.
         rescaled_weights: Keep the norm of weights that are followed by batch normalization.
@@ -44,32 +41,26 @@ class Recipe:
         noise_scale: Measure the gradient noise scale from the two halves of every batch.
     """
 
-    optimizer: str
-    lr: float
+    optimizer: Optimizer
     batch_size: Count
     epochs: Annotated[int, Interval(ge=0, le=10**6)]
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
     warmup_epochs: NotNegative = 1.0
     micro_batch: Count = 256
     smoothing: tuple[Smoothing, ...] = ()
     augmentation: tuple[Augmentation, ...] = ()
-    kfac: KFACSettings | None = None
     schedule: Schedule = field(default_factory=Cosine)
     coupled_momentum: bool = False
     rescaled_weights: bool = False
-    second_moment: float = 0.999
-    trust: float = 2e-2
     n_measured: Count = 4096
     precision: TrainingPrecision = "float32"
     noise_scale: bool = False
 
     def __post_init__(self) -> None:
-        if self.optimizer not in METHODS:
-            raise ConfigError(f"there is no optimizer {self.optimizer!r}; choose one of {', '.join(METHODS)}")
-        if (self.optimizer in SECOND_ORDER) != (self.kfac is not None):
-            raise ConfigError("settings of K-FAC belong to the optimizers 'kfac' and 'fop', and only to them")
-        if self.optimizer == ScheduleFree.name and not (
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(
+                f"Recipe: optimizer must be an Optimizer such as SGD(lr=0.1), not {self.optimizer!r}"
+            )
+        if isinstance(self.optimizer, ScheduleFree) and not (
             isinstance(self.schedule, Constant) and not self.coupled_momentum
         ):
             raise ConfigError(
@@ -93,12 +84,6 @@ class Recipe:
                 f"micro-batches lie in one half where their number is a multiple of 4, found {pieces}; set micro_batch "
                 f"to {-(-self.batch_size // 4)}, or antithetic to false"
             )
-
-    @property
-    def first_order(self) -> Optimizer:
-        """The first-order optimizer, with the options that it takes."""
-        kind = OPTIMIZERS[self.optimizer if self.kfac is None else "sgd"]
-        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 
 
 @dataclass(frozen=True)
