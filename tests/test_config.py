@@ -1,7 +1,7 @@
 import datetime
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -302,6 +302,10 @@ def test_a_run_without_options_trains_with_those_that_the_optimizer_has_in_pytho
     assert recipe == Recipe(optimizer, batch_size=8, epochs=2, schedule=Constant())
     # An option that is said twice can have two defaults.
     assert not vars(optimizer).keys() & vars(recipe).keys()
+
+
+def test_a_run_has_the_attributes_of_a_recipe_as_mypy_is_told():
+    assert {field.name for field in fields(Recipe)} - RunSpec.model_fields.keys() == {"n_measured"}
 
 
 def test_every_key_stands_in_the_default_study():

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,21 +25,27 @@ from pipeline.training.augmentation import Augmentation
 from pipeline.training.optimizers import Optimizer
 from pipeline.training.search import N_FINALISTS, with_values
 
-# Keys of a run that belong to its recipe.
-_RecipeKeys = section_of(
-    Section,
-    Recipe,
-    without={"n_measured"},
-    hints={
-        Optimizer: Annotated[Optimizer, Choice(METHODS)],
-        Smoothing: Annotated[Smoothing, Choice(SMOOTHINGS)],
-        Augmentation: Annotated[Augmentation, Choice(AUGMENTATIONS, without=("full_steps",))],
-        Schedule: Annotated[Schedule, Choice(SCHEDULES)],
-    },
-)
+if TYPE_CHECKING:
+
+    class _RecipeKeys(Section, Recipe):
+        """The section below as mypy sees it, which cannot compute keys: a recipe's attributes except `n_measured`."""
+
+else:
+    # Keys of a run that belong to its recipe.
+    _RecipeKeys = section_of(
+        Section,
+        Recipe,
+        without={"n_measured"},
+        hints={
+            Optimizer: Annotated[Optimizer, Choice(METHODS)],
+            Smoothing: Annotated[Smoothing, Choice(SMOOTHINGS)],
+            Augmentation: Annotated[Augmentation, Choice(AUGMENTATIONS, without=("full_steps",))],
+            Schedule: Annotated[Schedule, Choice(SCHEDULES)],
+        },
+    )
 
 
-class RunSpec(_RecipeKeys):  # type: ignore[misc, valid-type]  # computed: its keys are read through `recipe`
+class RunSpec(_RecipeKeys):
     """One way of training."""
 
     epochs: Annotated[int, Field(ge=1, le=10**6)] = Field(description="Passes over the training images.")
