@@ -1,8 +1,10 @@
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +12,11 @@ from pipeline.__main__ import main
 from pipeline.artifacts.checksums import LIST
 from pipeline.artifacts.lock import hold
 from pipeline.config.specs import artefacts_of, specs
-from pipeline.operations.archive import CRATE
+from pipeline.operations.archive import PARTS
+from pipeline.operations.crate import CRATE
 from pipeline.operations.studies import read_study
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -48,6 +53,21 @@ def test_an_archive_holds_code_and_results_and_is_verified_and_unpacked(finished
     assert main(["verify", str(top)]) == 0
 
 
+def test_the_parts_of_a_checkout_without_version_control_are_those_with_it():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    if "Snakefile" not in listed.splitlines():
+        pytest.skip("this checkout is not under version control")
+    assert set(PARTS) == {name.partition("/")[0] for name in listed.splitlines()}
+
+
+def test_a_name_with_blanks_is_an_address_in_the_crate(finished, capsys):
+    (finished / "results/tiny/solve/airports/a b%.txt").write_text("x")
+    archived(capsys)
+    with tarfile.open("out.tar.gz") as archive:
+        crate = json.load(archive.extractfile(next(m for m in archive if m.name.endswith(CRATE))))
+    assert "results/tiny/solve/airports/a%20b%25.txt" in {entity["@id"] for entity in crate["@graph"]}
+
+
 def test_dates_are_kept_so_that_snakemake_finds_results_newer_than_what_they_are_from(finished, capsys):
     archived(capsys)
     main(["verify", "out.tar.gz", "--into", "elsewhere"])
@@ -64,10 +84,19 @@ def test_the_crate_describes_every_file_and_who_made_every_artefact(finished, ca
         crate = json.load(archive.extractfile(next(m for m in archive if m.name.endswith(CRATE))))
         owners = {(member.uid, member.uname) for member in archive}
     entities = {entity["@id"]: entity for entity in crate["@graph"]}
-    assert names - {LIST, CRATE} <= entities.keys()
+    assert names - {LIST, CRATE} - entities.keys() == {"cluster"}
+    assert entities["cluster/"]["@type"] == "Dataset"  # a link to a folder
+    for name in names & (entities.keys() - {CRATE}):
+        content = (finished / name).read_bytes()
+        assert entities[name]["contentSize"] == str(len(content))
+        assert entities[name]["sha256"] == hashlib.sha256(content).hexdigest()
     assert entities[CRATE]["about"] == {"@id": "./"}
     action = entities["#results/tiny/solve/airports"]
-    assert action["object"] == [{"@id": "results/tiny/points/airports/manifest.json"}]
+    assert action["object"] == {"@id": "results/tiny/points/airports/manifest.json"}
+    assert entities[action["instrument"]["@id"]]["softwareVersion"] == f"commit {'a' * 40}"
+    assert [(entities[cost["@id"]]["name"], entities[cost["@id"]]["value"]) for cost in action["resourceUsage"]] == [
+        ("seconds", "75.0"), ("peak_memory_bytes", "2000000000.0"), ("package_joules", "1234.0"),
+    ]  # fmt: skip
     assert {part["@id"] for part in entities["./"]["hasPart"]} <= entities.keys()
     assert owners == {(0, "")}
 

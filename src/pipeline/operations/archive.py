@@ -1,10 +1,7 @@
 """Command `archive`: pack a study with its results, its code and its provenance into one tar file.
 
 The archive holds a checkout of its own: code, configuration, results, a list of checksums that `sha256sum -c` reads,
-and an RO-Crate description [1]. Others can unpack it, check it, and run it again.
-
-References:
-    [1] Soiland-Reyes et al., "Packaging research artefacts with RO-Crate", Data Science 2022.
+and an RO-Crate description. Others can unpack it, check it, and run it again.
 """
 
 import gzip
@@ -15,9 +12,8 @@ import os
 import tarfile
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts.checksums import LIST, MANIFEST, verify_archive, write_list
 from pipeline.artifacts.disk import sha256_of
@@ -25,17 +21,18 @@ from pipeline.artifacts.history import PAST_REPORTS, manifests_of, snapshot_of
 from pipeline.artifacts.lock import holder
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.errors import ArtifactError
+from pipeline.operations.crate import CRATE, describe
 from pipeline.operations.outline import studies_beside
 from pipeline.operations.studies import CONFIG, RESULTS, StudyFile, read_study
 from pipeline.operations.text import size
 from pipeline.runtime.provenance import CODE, git, provenance
 
-CRATE = "ro-crate-metadata.json"
 # Parts of a checkout that is not under version control, such as an unpacked archive.
 PARTS = (
-    ".ci", "CITATION.cff", "CMakeLists.txt", "LICENSE", "Makefile", "README.md", "Snakefile", "THIRD_PARTY_NOTICES.txt",
-    "benchmarks", "cluster", "config", "constraints.txt", "docs", "examples", "profiles", "pyproject.toml", "src",
-    "tests", "workflow",
+    ".ci", ".dockerignore", ".gitignore", ".pre-commit-config.yaml", ".snakemake-workflow-catalog.yml", "CHANGELOG.md",
+    "CITATION.cff", "CMakeLists.txt", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "Makefile", "README.md",
+    "SECURITY.md", "Snakefile", "THIRD_PARTY_NOTICES.txt", "benchmarks", "cluster", "config", "constraints.txt", "docs",
+    "examples", "parsimony.def", "profiles", "pyproject.toml", "src", "tests", "workflow",
 )  # fmt: skip
 # Missing files that an error names.
 MOST_NAMED = 5
@@ -67,16 +64,19 @@ def run(options: Namespace) -> None:
     top = f"{study.name}-{commit}"
     results = [file for name in parts for file in result_files(name)]
     files = {path.as_posix(): path for path in sorted({*code_files(), *results})}
-    if study.path.as_posix() not in files:
-        files[f"config/{study.path.name}"] = study.path
+    config = study.path.as_posix() if study.path.as_posix() in files else f"config/{study.path.name}"
     # A study beside this one is packed under the path that the packed file names.
-    files |= {file: Path(file) for file in study.study.beside.values() if not Path(file).is_absolute()}
-    crate = json.dumps(describe(study, manifests, files, made), indent=1) + "\n"
+    beside_files = [Path(file) for file in study.study.beside.values() if not Path(file).is_absolute()]
+    files |= {config: study.path, **{file.as_posix(): file for file in beside_files}}
+    sums = {name: sha256_of(file) for name, file in files.items() if not file.is_symlink()}
+    configs = [config, *(file.as_posix() for file in beside_files)]
+    description = describe(study, configs, manifests, files, sums, made)
+    crate = json.dumps(description, indent=1) + "\n"
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(f".{output.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     try:
-        _pack(draft, top, files, crate)
+        _pack(draft, top, files, sums, crate)
         verdict = verify_archive(draft)
         if verdict.problems:
             raise ArtifactError(_what_to_do(verdict.problems, study))
@@ -133,10 +133,9 @@ def result_files(study: str) -> list[Path]:
     return [*found, *([snapshot] if snapshot.is_file() else [])]
 
 
-def _pack(path: Path, top: str, files: Mapping[str, Path], crate: str) -> None:
+def _pack(path: Path, top: str, files: Mapping[str, Path], sums: Mapping[str, str], crate: str) -> None:
     """Write the archive: the list of checksums first, then all else in order of names."""
-    sums = {name: sha256_of(file) for name, file in files.items() if not file.is_symlink()}
-    sums[CRATE] = hashlib.sha256(crate.encode()).hexdigest()
+    sums = {**sums, CRATE: hashlib.sha256(crate.encode()).hexdigest()}
     now = int(time.time())
     with (
         path.open("xb") as raw,  # never through a link
@@ -157,62 +156,3 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
-
-
-def describe(
-    study: StudyFile, manifests: Iterable[Path], files: Mapping[str, Path], made: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the RO-Crate description: the files, every artefact, and the action that made it."""
-    config = study.path.as_posix() if study.path.as_posix() in files else f"config/{study.path.name}"
-    graph: list[dict[str, Any]] = [
-        {
-            "@id": CRATE,
-            "@type": "CreativeWork",
-            "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
-            "about": {"@id": "./"},
-        },
-        {
-            "@id": "./",
-            "@type": "Dataset",
-            "name": f"Parsimony, study {study.name}",
-            "description": study.study.description
-            or f"Study {study.name} with its results and the code behind them.",
-            "datePublished": made["date"],
-            "mainEntity": {"@id": "Snakefile"},
-            "hasPart": [{"@id": name} for name in files],
-            "mentions": [{"@id": f"#{path.parent.as_posix()}"} for path in manifests],
-        },
-        {
-            "@id": "Snakefile",
-            "@type": ["File", "SoftwareSourceCode", "ComputationalWorkflow"],
-            "name": "Parsimony",
-            "programmingLanguage": {"@id": "https://snakemake.github.io"},
-            "version": made["commit"],
-            "input": {"@id": config},
-        },
-        {"@id": "https://snakemake.github.io", "@type": "ComputerLanguage", "name": "Snakemake"},
-        *map(_action, manifests),
-    ]
-    for name, file in files.items():
-        if name != "Snakefile":
-            entity: dict[str, Any] = {"@id": name, "@type": "File"}
-            if not file.is_symlink():
-                entity |= {"contentSize": str(file.stat().st_size), "sha256": sha256_of(file)}
-            graph.append(entity)
-    return {"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": graph}
-
-
-def _action(path: Path) -> dict[str, Any]:
-    """Describe who made an artefact, when, and from which inputs."""
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    made, folder = manifest["provenance"], path.parent.as_posix()
-    return {
-        "@id": f"#{folder}",
-        "@type": "CreateAction",
-        "name": f"make {folder}",
-        "instrument": {"@id": "Snakefile"},
-        "endTime": made["date"],
-        "description": made.get("command", ""),
-        "object": [{"@id": source} for source in (made.get("inputs") or {}).values()],
-        "result": [{"@id": path.as_posix()}, *({"@id": f"{folder}/{name}"} for name in manifest["files"])],
-    }
