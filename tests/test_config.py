@@ -1,7 +1,7 @@
 import datetime
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.config.choice import Choice
+from pipeline.config.choice import Choice, section_of_all
 from pipeline.config.comments import commented
 from pipeline.config.images import ImageData
 from pipeline.config.loading import load_study, merge, validate
@@ -17,11 +17,13 @@ from pipeline.config.matrices import Matrix, Scaling
 from pipeline.config.messages import mistakes
 from pipeline.config.points import FilePoints
 from pipeline.config.precision import OwnNetwork, Precision
+from pipeline.config.section import Section
 from pipeline.config.specs import artefacts_of, specs
 from pipeline.config.study import RESERVED, Study, schema
 from pipeline.config.training import Run, RunSpec, Training
+from pipeline.data import IMAGES
 from pipeline.errors import ConfigError
-from pipeline.options import Share
+from pipeline.options import Share, type_hints
 from pipeline.training import METHODS, Recipe
 from pipeline.training.schedule import Constant
 from pipeline.training.smoothing import Mixup, Smoothing
@@ -174,7 +176,12 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"study": datetime.date(2026, 1, 1)}, "study", "put it in quotes"),
         ({"training": {"runs": {"new": {"optimizer": {"name": "sgd", "lr": 1}, "epochs": 1}}}},
          "training.runs.new.batch_size", "missing; give it (config/default.yaml explains every key)"),
-        ({"dataset": {"name": "folder"}}, "dataset.directory", "missing; a folder of images needs it"),
+        ({"dataset": {"name": "folder"}}, "dataset.directory", "missing; data set folder needs it"),
+        ({"dataset": {"name": "idx", "directory": "d", "path": "a.npz"}}, "dataset.path",
+         "belongs to data set arrays, found idx; leave it out"),
+        ({"dataset": {"image_size": 8}}, "dataset.image_size", "belongs to data set folder, found fashion_mnist"),
+        ({"dataset": {"name": "digits", "directory": "d"}}, "dataset.directory",
+         "belongs to data set fashion_mnist or letters or folder or idx, found digits; leave it out"),
         ({"model": {"name": "vit", "width": 66}}, "model.width", "not a multiple of 4 heads"),
         ({"matrices": {"airport": {"compress": {"tolerance": 1e-4}}}},
          "matrices: 'airport' is new; did you mean 'airports'? If not: ", "matrices.airport.points: missing"),
@@ -308,12 +315,55 @@ def test_a_run_has_the_attributes_of_a_recipe_as_mypy_is_told():
     assert {field.name for field in fields(Recipe)} - RunSpec.model_fields.keys() == {"n_measured"}
 
 
+@dataclass(frozen=True)
+class Blots:
+    """Blots of ink.
+
+    Attributes:
+        path: The blots.
+        n: How many.
+    """
+
+    path: Path
+    n: Share | None = None
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Dots.
+
+    Attributes:
+        n: Part that is drawn.
+    """
+
+    n: Share = 0.5
+
+
+def test_the_options_of_all_entries_of_a_registry_are_keys_of_one_section():
+    section = section_of_all(Section, {"dots": Dots, "blots": Blots}, "Drawn", "What is drawn.")
+    assert list(section.model_fields) == ["name", "path", "n"]
+    assert section().model_dump() == {"name": "dots", "path": None, "n": None}
+    assert section.model_validate({"n": "1e-1", "path": "./a//b"}).model_dump(mode="json")["path"] == "./a//b"
+    told = {key: field.description for key, field in section.model_fields.items()}
+    assert told["name"] == "What is drawn.\n  dots {n}: Dots.\n  blots {path, n}: Blots of ink."
+    assert told["n"] == "dots: Part that is drawn. Null takes 0.5. blots: How many."
+    for wrong in ({"n": 0}, {"path": ""}, {"name": "lines"}, {"m": 1}):
+        with pytest.raises(ValidationError):
+            section.model_validate(wrong)
+
+
+def test_an_option_of_two_entries_has_one_type():
+    with pytest.raises(TypeError, match="Dimming: amount has another type in another entry; rename it"):
+        section_of_all(
+            Section, {"dots": make_dataclass("Lines", [("amount", int)]), "dimming": Dimming}, "A", "B."
+        )
+
+
 def test_every_key_stands_in_the_default_study():
     default = yaml.safe_load(DEFAULT.read_text())
     training, precision = default["training"], default["precision"]
     for section, data in (
         (Study, default),
-        (ImageData, default["dataset"]),
         (Training, training),
         (Run, training["runs"]["sgd_small_batch"]),
         (Precision, precision),
@@ -322,6 +372,9 @@ def test_every_key_stands_in_the_default_study():
         (Scaling, default["scaling"]),
     ):
         assert set(data) == set(section.model_fields), section
+    # Options of image data sets may be told in the comment on their name only.
+    options = {key for kind in IMAGES.values() for key in type_hints(kind)}
+    assert set(default["dataset"]) | options == set(ImageData.model_fields)
 
 
 def test_label_and_seeds_of_a_run_stay_out_of_its_spec():

@@ -1,28 +1,25 @@
 import pytest
 
-from pipeline.config.images import N_IMAGES
-from pipeline.data import IMAGES, load_images, load_points
+from pipeline.data import load_images, load_points
 from pipeline.errors import ConfigError
 
 
 def test_images_load_by_name(tiny_fashion, tmp_path):
-    assert set(IMAGES) == {"fashion_mnist", "digits", "letters", "folder", "idx", "arrays"}
-    assert load_images("digits", directory=None, cache=tmp_path).train_images.shape == (
-        N_IMAGES["digits"],
-        8,
-        8,
-    )
+    assert load_images("digits", directory=None, cache=tmp_path).train_images.shape == (1437, 8, 8)
     fashion = load_images("fashion_mnist", directory=tiny_fashion, cache=tmp_path)
     assert fashion.train_images.shape == (7, 28, 28)
-
-
-def test_a_data_set_of_a_fixed_size_is_known_to_the_check_of_a_study():
-    assert set(N_IMAGES) | {"folder", "idx", "arrays"} == set(IMAGES)
 
 
 def test_an_unknown_data_set_names_the_nearest_known_one(tmp_path):
     with pytest.raises(ConfigError, match="unknown data set 'fashion-mnist'; did you mean fashion_mnist"):
         load_images("fashion-mnist", directory=None, cache=tmp_path)
+
+
+def test_an_option_of_another_data_set_is_refused_rather_than_ignored(tmp_path):
+    with pytest.raises(
+        ConfigError, match="unknown option of the data set digits 'directory'; known are none"
+    ):
+        load_images("digits", directory=tmp_path, cache=tmp_path)
 
 
 def test_an_unknown_point_set_like_no_other_lists_the_known_ones():

@@ -1,14 +1,10 @@
-from pathlib import Path
-
 import numpy as np
-import pytest
 
-from pipeline.data.digits import load_digits
-from pipeline.errors import ConfigError
+from pipeline.data.digits import Digits
 
 
 def test_the_parts_have_the_known_sizes_and_every_class(tmp_path):
-    images = load_digits(directory=None, cache=tmp_path)
+    images = Digits().load(tmp_path)
     assert images.train_images.shape == (1437, 8, 8)
     assert images.test_images.shape == (360, 8, 8)
     assert images.train_images.dtype == np.uint8
@@ -18,13 +14,8 @@ def test_the_parts_have_the_known_sizes_and_every_class(tmp_path):
 
 
 def test_the_seventeen_gray_values_stay_apart(tmp_path):
-    images = load_digits(directory=None, cache=tmp_path)
+    images = Digits().load(tmp_path)
     values = np.unique(np.concatenate([images.train_images, images.test_images]))
     assert len(values) == 17
     assert values[0] == 0
     assert values[-1] == 255
-
-
-def test_a_directory_is_refused_rather_than_ignored(tmp_path):
-    with pytest.raises(ConfigError, match=r"dataset\.directory: found somewhere"):
-        load_digits(directory=Path("somewhere"), cache=tmp_path)

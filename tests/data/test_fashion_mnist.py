@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config.images import N_IMAGES
 from pipeline.data import fashion_mnist
-from pipeline.data.fashion_mnist import load_fashion_mnist as load
+from pipeline.data.fashion_mnist import FashionMnist
 from pipeline.errors import ConfigError
 
 CACHE = Path(os.environ.get("PARSIMONY_DATA", Path(__file__).parents[2] / ".data"))
@@ -23,7 +22,7 @@ def names(folder):
 
 
 def test_a_given_directory_is_read(tiny_fashion, tmp_path):
-    images = load(directory=tiny_fashion, cache=tmp_path / "cache")
+    images = FashionMnist(directory=tiny_fashion).load(tmp_path / "cache")
     assert images.train_images.shape == (7, 28, 28)
     assert images.test_images.shape == (3, 28, 28)
     assert images.train_labels.shape == (7,)
@@ -34,27 +33,27 @@ def test_a_given_directory_is_read(tiny_fashion, tmp_path):
 
 
 def test_uncompressed_files_are_read_as_well(tiny_fashion, tmp_path, write_idx):
-    before = load(directory=tiny_fashion, cache=tmp_path)
+    before = FashionMnist(directory=tiny_fashion).load(tmp_path)
     (tiny_fashion / "train-labels-idx1-ubyte.gz").unlink()
     write_idx(tiny_fashion / "train-labels-idx1-ubyte", before.train_labels, compress=False)
-    after = load(directory=tiny_fashion, cache=tmp_path)
+    after = FashionMnist(directory=tiny_fashion).load(tmp_path)
     np.testing.assert_array_equal(after.train_labels, before.train_labels)
 
 
 def test_a_given_directory_without_the_files_is_not_replaced_by_another(tmp_path):
     with pytest.raises(ConfigError, match=r"wanted train-images-idx3-ubyte.gz .* found neither"):
-        load(directory=tmp_path, cache=tmp_path)
+        FashionMnist(directory=tmp_path).load(tmp_path)
 
 
 def test_an_altered_file_is_named(tiny_fashion, tmp_path, write_idx):
     write_idx(tiny_fashion / "t10k-labels-idx1-ubyte.gz", np.zeros(3))
     with pytest.raises(ConfigError, match=r"t10k-labels-idx1-ubyte.gz: the content has the sha256"):
-        load(directory=tiny_fashion, cache=tmp_path)
+        FashionMnist(directory=tiny_fashion).load(tmp_path)
 
 
 def test_installed_files_are_preferred_to_the_cache(tiny_fashion, tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "INSTALLED", tiny_fashion)
-    assert str(tiny_fashion) in load(directory=None, cache=tmp_path / "cache").source
+    assert str(tiny_fashion) in FashionMnist().load(tmp_path / "cache").source
     assert not (tmp_path / "cache").exists()
 
 
@@ -67,8 +66,8 @@ def test_the_debian_package_fills_the_cache_once(tiny_fashion, tmp_path, monkeyp
 
     monkeypatch.setattr(fashion_mnist, "unpack_debian_package", unpack)
     cache = tmp_path / "not" / "there yet"
-    first = load(directory=None, cache=cache)
-    second = load(directory=None, cache=cache)
+    first = FashionMnist().load(cache)
+    second = FashionMnist().load(cache)
     assert calls == ["dataset-fashion-mnist"]
     assert first.source == second.source
     np.testing.assert_array_equal(first.train_images, second.train_images)
@@ -83,7 +82,7 @@ def test_upstream_is_asked_where_there_is_no_debian_package(tiny_fashion, tmp_pa
 
     monkeypatch.setattr(fashion_mnist, "unpack_debian_package", refuse)
     monkeypatch.setattr(fashion_mnist, "download", download)
-    assert load(directory=None, cache=tmp_path / "cache").train_images.shape == (7, 28, 28)
+    assert FashionMnist().load(tmp_path / "cache").train_images.shape == (7, 28, 28)
 
 
 def test_what_comes_altered_from_outside_never_reaches_the_cache(
@@ -95,7 +94,7 @@ def test_what_comes_altered_from_outside_never_reaches_the_cache(
         fashion_mnist, "download", lambda url, path: shutil.copy(tiny_fashion / url.rpartition("/")[2], path)
     )
     with pytest.raises(ConfigError, match=r"train-labels-idx1-ubyte.gz: the content has the sha256"):
-        load(directory=None, cache=tmp_path / "cache")
+        FashionMnist().load(tmp_path / "cache")
     assert names(tmp_path / "cache" / "fashion-mnist") == []
     assert names(tmp_path / "cache") == ["fashion-mnist"]
 
@@ -104,7 +103,7 @@ def test_without_files_and_network_one_line_names_what_to_install(tiny_fashion, 
     monkeypatch.setattr(fashion_mnist, "unpack_debian_package", refuse)
     monkeypatch.setattr(fashion_mnist, "download", refuse)
     with pytest.raises(ConfigError) as caught:
-        load(directory=None, cache=tmp_path / "cache")
+        FashionMnist().load(tmp_path / "cache")
     message = str(caught.value)
     assert "apt-get install dataset-fashion-mnist" in message
     assert "dataset.directory" in message
@@ -115,7 +114,7 @@ def test_without_files_and_network_one_line_names_what_to_install(tiny_fashion, 
 def test_a_cache_that_cannot_be_written_is_named(tiny_fashion, tmp_path):
     (tmp_path / "cache").write_text("a file, not a folder")
     with pytest.raises(ConfigError, match=r"cannot be written to the cache .*fashion-mnist: Not a directory"):
-        load(directory=None, cache=tmp_path / "cache")
+        FashionMnist().load(tmp_path / "cache")
 
 
 def test_a_full_disk_leaves_the_cache_without_part_of_a_file(tiny_fashion, tmp_path, monkeypatch):
@@ -125,7 +124,7 @@ def test_a_full_disk_leaves_the_cache_without_part_of_a_file(tiny_fashion, tmp_p
 
     monkeypatch.setattr(fashion_mnist, "unpack_debian_package", unpack)
     with pytest.raises(ConfigError, match="No space left on device"):
-        load(directory=None, cache=tmp_path / "cache")
+        FashionMnist().load(tmp_path / "cache")
     assert names(tmp_path / "cache" / "fashion-mnist") == []
 
 
@@ -139,7 +138,7 @@ def test_two_runs_at_once_fill_the_cache_together(tiny_fashion, tmp_path, monkey
     monkeypatch.setattr(fashion_mnist, "unpack_debian_package", unpack)
     loaded = []
     threads = [
-        threading.Thread(target=lambda: loaded.append(load(directory=None, cache=tmp_path / "cache")))
+        threading.Thread(target=lambda: loaded.append(FashionMnist().load(tmp_path / "cache")))
         for _ in range(2)
     ]
     for thread in threads:
@@ -153,8 +152,8 @@ def test_two_runs_at_once_fill_the_cache_together(tiny_fashion, tmp_path, monkey
 def test_the_real_images_are_what_they_are_known_to_be():
     if not fashion_mnist.INSTALLED.exists() and not (CACHE / "fashion-mnist").exists():
         pytest.skip("Fashion-MNIST is neither installed nor in the cache, and tests download nothing")
-    images = load(directory=None, cache=CACHE)
-    assert images.train_images.shape == (N_IMAGES["fashion_mnist"], 28, 28)
+    images = FashionMnist().load(CACHE)
+    assert images.train_images.shape == (FashionMnist.N_TRAIN, 28, 28)
     assert images.test_images.shape == (10000, 28, 28)
     np.testing.assert_array_equal(np.bincount(images.train_labels), [6000] * 10)
     np.testing.assert_array_equal(np.bincount(images.test_labels), [1000] * 10)

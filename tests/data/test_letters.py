@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import letters
-from pipeline.data.letters import CLASSES, FACES, load_letters
+from pipeline.data.letters import CLASSES, FACES, Letters
 from pipeline.errors import ConfigError
 
 FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -14,12 +14,12 @@ FOLDER = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 @pytest.fixture
 def few(monkeypatch):
     """Two images of each class to train on and one to test on."""
-    monkeypatch.setattr(letters, "N_TRAIN", 2 * len(CLASSES))
-    monkeypatch.setattr(letters, "N_TEST", len(CLASSES))
+    monkeypatch.setattr(Letters, "N_TRAIN", 2 * len(CLASSES))
+    monkeypatch.setattr(Letters, "N_TEST", len(CLASSES))
 
 
 def test_every_class_has_equal_numbers_of_gray_images(few, tmp_path):
-    images = load_letters(directory=None, cache=tmp_path)
+    images = Letters().load(tmp_path)
     assert images.train_images.shape == (124, 28, 28)
     assert images.test_images.shape == (62, 28, 28)
     assert images.train_images.dtype == np.uint8
@@ -32,7 +32,7 @@ def test_every_class_has_equal_numbers_of_gray_images(few, tmp_path):
 
 
 def test_the_same_images_are_drawn_again_and_none_twice(few, tmp_path):
-    first, second = (load_letters(directory=None, cache=tmp_path) for _ in range(2))
+    first, second = (Letters().load(tmp_path) for _ in range(2))
     assert np.array_equal(first.train_images, second.train_images)
     assert np.array_equal(first.test_images, second.test_images)
     together = np.concatenate([first.train_images, first.test_images]).reshape(186, -1)
@@ -82,7 +82,7 @@ def test_every_face_has_every_letter():
 def test_the_faces_of_a_folder_are_drawn_instead(few, tmp_path):
     (tmp_path / "one.ttf").write_bytes((FOLDER / "DejaVuSerif.ttf").read_bytes())
     (tmp_path / "readme.txt").write_text("not a face")
-    images = load_letters(directory=tmp_path, cache=tmp_path)
+    images = Letters(directory=tmp_path).load(tmp_path)
     assert images.source == f"digits and letters in 1 typefaces of {tmp_path}"
 
 
@@ -90,13 +90,13 @@ def test_folders_without_faces_and_files_that_are_none_are_refused(few, tmp_path
     with pytest.raises(
         ConfigError, match=r"dataset\.directory: wanted \.ttf or \.otf files in .*, found none"
     ):
-        load_letters(directory=tmp_path, cache=tmp_path)
+        Letters(directory=tmp_path).load(tmp_path)
     (tmp_path / "bad.otf").write_bytes(b"no face")
     with pytest.raises(ConfigError, match=r"bad\.otf: not a typeface that can be read"):
-        load_letters(directory=tmp_path, cache=tmp_path)
+        Letters(directory=tmp_path).load(tmp_path)
 
 
 def test_a_face_without_a_letter_is_refused(few, tmp_path):
     (tmp_path / "symbols.ttf").write_bytes((FOLDER / "STIXSizFiveSymReg.ttf").read_bytes())
     with pytest.raises(ConfigError, match=r"symbols\.ttf: has no letter '0'; leave this typeface out"):
-        load_letters(directory=tmp_path, cache=tmp_path)
+        Letters(directory=tmp_path).load(tmp_path)

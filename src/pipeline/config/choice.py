@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import Field, GetCoreSchemaHandler, create_model
@@ -44,6 +46,44 @@ def section_of(
                 _field(... if needed else option.default, option.description),
             )
     return create_model(options.__name__, __base__=base, __doc__=summary(options), **keys)
+
+
+def section_of_all(base: type[S], registry: Mapping[str, type], title: str, description: str) -> type[S]:
+    """Return the section whose keys are `name`, one of a registry's or else its first, and the options of all entries.
+
+    Null is each option's default. It stands for the default of the entry, or for nothing if the entry has no such
+    option. An option of several entries is one key. Paths come first, and a study writes them as text.
+    """
+    hints: dict[str, Any] = {}
+    texts: dict[str, dict[str, str]] = {}
+    lines = [description]
+    for name, entry in registry.items():
+        options = options_of(entry)
+        own = ", ".join(option.name for option in options)
+        lines.append(f"  {name}{f' {{{own}}}' if own else ''}: {summary(entry)}")
+        for option in options:
+            hint = _without_null(option.hint)
+            if hints.setdefault(option.name, hint) != hint:
+                raise TypeError(
+                    f"{entry.__name__}: {option.name} has another type in another entry; rename it"
+                )
+            null = "" if option.default in (None, dataclasses.MISSING) else f" Null takes {option.default}."
+            texts.setdefault(option.name, {})[name] = f"{option.description}{null}"
+    keys: dict[str, Any] = {
+        "name": (Literal[tuple(registry)], Field(next(iter(registry)), description="\n".join(lines)))
+    }
+    for option_name in sorted(hints, key=lambda known: hints[known] is not Path):
+        hint, told = hints[option_name], texts[option_name]
+        in_yaml = Annotated[str, Field(min_length=1)] if hint is Path else hint
+        text = " ".join(f"{name}: {own}" for name, own in told.items())
+        keys[option_name] = (in_yaml | None, Field(None, description=text))
+    return create_model(title, __base__=base, __doc__=description, **keys)
+
+
+def _without_null(hint: Any) -> Any:
+    """Return the type of an option that may be None without that None."""
+    members = [member for member in get_args(hint) if member is not NoneType]
+    return members[0] if NoneType in get_args(hint) and len(members) == 1 else hint
 
 
 def _field(default: Any, description: str | None) -> Any:

@@ -61,7 +61,7 @@ def _explained(key: str, kind: Schema, told: set[tuple[str, str]]) -> Iterator[s
     told.add((key, text))
     words = [str(word) for part in _parts(kind) for word in (part.get("enum") or [part.get("const")]) if word]
     missing = any(word not in text for word in words)
-    yield f"{text} One of: {', '.join(words)}." if missing else text
+    yield from (f"{text} One of: {', '.join(words)}." if missing else text).splitlines() or [""]
     for name, choice in _choices(kind).items():
         own = ", ".join(other for other in choice["properties"] if other != "name")
         # Leaves out the citations of a docstring.

@@ -1,52 +1,26 @@
 """The images of a study, and their data sets."""
 
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from pipeline.config.choice import section_of_all
 from pipeline.config.section import Section, misfit
-from pipeline.data import IMAGES, load_images
-from pipeline.data.images import ImageSet
-from pipeline.data.splits import Split, split
-from pipeline.options import Count, Seed
+from pipeline.data import IMAGES, Images, ImageSet, Split, split
+from pipeline.data.images import PATHS
+from pipeline.options import Count, Seed, options_of, type_hints
 
-#: Number of images to train and validate on, for data sets of a fixed size; a folder's are counted when it is read.
-N_IMAGES = {"fashion_mnist": 60_000, "digits": 1_437, "letters": 24_800}
-#: Keys that a user's own data sets need.
-NEEDED = {"folder": ("directory", "image_size", "channels"), "idx": ("directory",), "arrays": ("path",)}
+_AnyImages = section_of_all(Section, IMAGES, "AnyImages", "The data set, by name.")
+_OPTIONS = tuple(key for key in _AnyImages.model_fields if key != "name")
 
 
-class ImageData(Section):
+class ImageData(_AnyImages):  # type: ignore[misc, valid-type]  # computed
     """The images that the networks learn."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"path"})
+    LATER: ClassVar[frozenset[str]] = frozenset(_OPTIONS) - {"directory", "image_size", "channels"}
 
-    name: Literal[tuple(IMAGES)] = Field(  # type: ignore[valid-type]
-        "fashion_mnist",
-        description="The data set: fashion_mnist (60,000 + 10,000 images of 28x28), digits (1,797 of 8x8), letters "
-        "(31,000 digits and letters of 28x28 in many typefaces, 62 classes), folder "
-        "(images of your own, which need directory, image_size and channels), idx (your own gray images in four IDX "
-        "files, which need directory), or arrays (your own in one .npz or HDF5 file, which needs path).",
-    )
-    directory: str | None = Field(
-        None,
-        min_length=1,
-        description="Folder with four IDX files, or with train/CLASS/* and test/CLASS/*. With null, Fashion-MNIST is "
-        "taken from Debian's package (installed or fetched) or from the public copy.",
-    )
-    path: str | None = Field(
-        None,
-        min_length=1,
-        description="File of the data set arrays: .npz, .h5 or .hdf5 with train_images, train_labels, test_images and "
-        "test_labels; images are uint8 of shape (n, height, width) or (n, 3, height, width).",
-    )
-    image_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="Pixels that the images of a folder are scaled to."
-    )
-    channels: Literal[1, 3] | None = Field(
-        None, description="Channels of the images of a folder: 1 is gray, 3 is color."
-    )
     train_samples: Count = Field(
         8192,
         description="Number of training images. They are drawn from the training part by split_seed, in the "
@@ -63,13 +37,19 @@ class ImageData(Section):
         "training has its own seeds.",
     )
 
+    @property
+    def images(self) -> Images:
+        """The data set with its options."""
+        given = {key: Path(value) if key in PATHS else value for key, value in self._given().items()}
+        return IMAGES[self.name](**given)
+
+    def files(self) -> dict[str, str]:
+        """The user's own files that the images are read from, by the key that names each."""
+        return {} if self.path is None else {"path": self.path}
+
     def load(self, cache: Path) -> tuple[ImageSet, Split]:
         """Return the images and their fixed split; downloads are kept in `cache`."""
-        own: dict[str, Any] = self.model_dump(include={"image_size", "channels"}, exclude_none=True)
-        if self.path is not None:
-            own["path"] = Path(self.path)
-        directory = Path(self.directory) if self.directory else None
-        images = load_images(self.name, directory=directory, cache=cache, **own)
+        images = self.images.load(cache)
         return images, split(
             images,
             train_samples=self.train_samples,
@@ -77,22 +57,26 @@ class ImageData(Section):
             seed=self.split_seed,
         )
 
+    def _given(self) -> dict[str, Any]:
+        return {key: value for key in _OPTIONS if (value := getattr(self, key)) is not None}
+
     @model_validator(mode="after")
-    def _keys_are_those_of_the_data_set(self) -> "ImageData":
-        for key in ("directory", "image_size", "channels", "path"):
-            given, needed = getattr(self, key) is not None, key in NEEDED.get(self.name, ())
-            if needed and not given:
-                who = "a folder of images" if self.name == "folder" else f"data set {self.name}"
-                raise misfit(f"{key}: missing; {who} needs it")
-            if given and not needed and key == "path":
-                raise misfit("path: belongs to data set arrays")
-            if given and not needed and key != "directory":
-                raise misfit(f"{key}: only of a folder of images; {self.name} brings its own")
+    def _options_are_those_of_the_data_set(self) -> "ImageData":
+        given = self._given()
+        for key in given:
+            sets = [name for name, kind in IMAGES.items() if key in type_hints(kind)]
+            if self.name not in sets:
+                raise misfit(
+                    f"{key}: belongs to data set {' or '.join(sets)}, found {self.name}; leave it out"
+                )
+        for option in options_of(IMAGES[self.name]):
+            if option.default is MISSING and option.name not in given:
+                raise misfit(f"{option.name}: missing; data set {self.name} needs it")
         return self
 
     @model_validator(mode="after")
     def _as_many_as_there_are(self) -> "ImageData":
-        there = N_IMAGES.get(self.name)
+        there = self.images.N_TRAIN
         if there is not None and self.train_samples + self.validation_samples > there:
             raise misfit(
                 f"train_samples: {self.train_samples} and {self.validation_samples} validation_samples are more "

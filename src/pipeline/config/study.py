@@ -58,14 +58,10 @@ class Study(Section):
 
     def files(self) -> dict[str, str]:
         """The user's own files that the study reads, by the path of the key that names each."""
-        images = (
-            {} if self.dataset.path is None or not self.training.runs else {"dataset.path": self.dataset.path}
-        )
-        parts = {f"matrices.{name}": matrix.files() for name, matrix in self.matrices.items()}
+        parts = {"dataset": self.dataset.files()} if self.training.runs else {}
+        parts |= {f"matrices.{name}": matrix.files() for name, matrix in self.matrices.items()}
         parts |= {f"precision.networks.{name}": own.files() for name, own in self.precision.networks.items()}
-        return images | {
-            f"{part}.{key}": file for part, files in parts.items() for key, file in files.items()
-        }
+        return {f"{part}.{key}": file for part, files in parts.items() for key, file in files.items()}
 
     @model_validator(mode="after")
     def _holds_something(self) -> "Study":

@@ -1,7 +1,6 @@
 """Inputs: images to learn from, and points to build matrices on.
 
-A new data set is a function in a file of its own and a row in `IMAGES`; a new point set is a class in a file of its own
-and a row in `PLACES`.
+A new data set is a class in a file of its own and a row: in `IMAGES` for images, in `PLACES` for points.
 """
 
 import difflib
@@ -11,15 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.data.airports import load_airports
-from pipeline.data.arrays import load_arrays
+from pipeline.data.arrays import ImageArrays
 from pipeline.data.cities import load_cities
-from pipeline.data.digits import load_digits
-from pipeline.data.fashion_mnist import load_fashion_mnist
-from pipeline.data.folder import load_folder
+from pipeline.data.digits import Digits
+from pipeline.data.fashion_mnist import FashionMnist
+from pipeline.data.folder import ImageFolder
 from pipeline.data.geoid import load_geoid
-from pipeline.data.idx_images import load_idx_images
-from pipeline.data.images import ImageSet
-from pipeline.data.letters import load_letters
+from pipeline.data.idx_images import IdxImages
+from pipeline.data.images import Images, ImageSet
+from pipeline.data.letters import Letters
 from pipeline.data.own_points import load_own_points
 from pipeline.data.places import Airports, Cities, Geoid, Places
 from pipeline.data.points import PointSet
@@ -33,6 +32,7 @@ __all__ = [
     "PLACES",
     "POINTS",
     "ImageSet",
+    "Images",
     "Places",
     "PointSet",
     "Split",
@@ -43,13 +43,9 @@ __all__ = [
     "stratified_order",
 ]
 
-IMAGES: dict[str, Callable[..., ImageSet]] = {
-    "fashion_mnist": load_fashion_mnist,
-    "digits": load_digits,
-    "letters": load_letters,
-    "folder": load_folder,
-    "idx": load_idx_images,
-    "arrays": load_arrays,
+#: Image data sets, by their name in studies.
+IMAGES: dict[str, type[Images]] = {
+    kind.name: kind for kind in (FashionMnist, Digits, Letters, ImageFolder, IdxImages, ImageArrays)
 }
 
 #: Points with a quantity to predict, by their name in studies.
@@ -75,12 +71,15 @@ def load_images(name: str, *, directory: Path | None, cache: Path, **options: An
         name: A key of `IMAGES`.
         directory: Where its files are, for sets that are read from files; `None` lets the set find them.
         cache: A folder that downloads go to.
-        **options: Further arguments of the set's function.
+        **options: Further fields of the set's class.
 
     Raises:
-        ConfigError: If there is no such set, or it cannot be loaded.
+        ConfigError: If there is no such set or option, an option is missing, or the set cannot be loaded.
     """
-    return _look_up(IMAGES, name, "data set")(directory=directory, cache=cache, **options)
+    kind = _look_up(IMAGES, name, "data set")
+    given = options if directory is None else {"directory": directory, **options}
+    _require_options(kind, given, f"the data set {name}")
+    return kind(**given).load(cache)
 
 
 def load_points(name: str, **options: Any) -> PointSet:
@@ -94,13 +93,17 @@ def load_points(name: str, **options: Any) -> PointSet:
         ConfigError: If there is no such set or option, an option is missing, or its value is out of range.
     """
     load = _look_up(POINTS, name, "point set")
-    parameters = inspect.signature(load).parameters
+    _require_options(load, options, f"the point set {name}")
+    return load(**options)
+
+
+def _require_options(made_by: Callable[..., Any], options: Mapping[str, Any], of: str) -> None:
+    parameters = inspect.signature(made_by).parameters
     for option in options:
-        _look_up(parameters, option, f"option of the point set {name}")
+        _look_up(parameters, option, f"option of {of}")
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:
-            raise ConfigError(f"the point set {name} wants the option {option}, found none; add it")
-    return load(**options)
+            raise ConfigError(f"{of} wants the option {option}, found none; add it")
 
 
 def _look_up(registry: Mapping[str, Loader], name: str, what: str) -> Loader:
@@ -108,4 +111,4 @@ def _look_up(registry: Mapping[str, Loader], name: str, what: str) -> Loader:
         return registry[name]
     nearest = difflib.get_close_matches(name, registry, n=1)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
-    raise ConfigError(f"unknown {what} {name!r}; {hint}known are {', '.join(sorted(registry))}")
+    raise ConfigError(f"unknown {what} {name!r}; {hint}known are {', '.join(sorted(registry)) or 'none'}")

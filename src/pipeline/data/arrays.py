@@ -3,14 +3,15 @@
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts.own_file import require_file
-from pipeline.data.images import ImageSet
+from pipeline.data.images import Images, ImageSet
 from pipeline.errors import ConfigError
 from pipeline.runtime.words import counted
 
@@ -20,47 +21,54 @@ NAMES = (*ARRAYS, CLASSES)
 MOST_CLASSES = 1_000_000
 
 
-def load_arrays(*, directory: Path | None, cache: Path, path: Path) -> ImageSet:
-    """Read images and labels that a file holds under the names of `ARRAYS`.
+@dataclass(frozen=True, kw_only=True)
+class ImageArrays(Images):
+    """Images of your own, as arrays in one file.
 
-    The file is one that `numpy.savez` wrote, `.npz`, or an HDF5 file, `.h5` or `.hdf5`, with the arrays at its top.
-    Images are uint8 of shape (n, height, width) if gray, else (n, 3, height, width) or (n, height, width, 3). Labels
-    are whole numbers from 0. An array `classes` may name the classes; otherwise their numbers are their names.
+    The file is one that `numpy.savez` wrote, `.npz`, or an HDF5 file, `.h5` or `.hdf5`, with the arrays of `ARRAYS` at
+    its top. Labels are whole numbers from 0. An array `classes` may name the classes; otherwise their numbers are their
+    names.
 
-    Args:
-        directory: Not used: the file is all.
-        cache: Not used: nothing is fetched.
-        path: The file.
-
-    Raises:
-        ConfigError: If the file cannot be read, or an array is missing or of another shape or type.
+    Attributes:
+        path: File with train_images, train_labels, test_images and test_labels: .npz, .h5 or .hdf5. Images are uint8 of
+            shape (n, height, width) if gray, else (n, 3, height, width) or (n, height, width, 3).
     """
-    read = READERS.get(path.suffix.lower())
-    if read is None:
-        raise ConfigError(
-            f"{path}: wanted a file that ends in {', '.join(READERS)}; write the images as one of these"
-        )
-    require_file(path)
-    try:
-        found = read(path)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ConfigError(
-            f"{path}: not a readable {path.suffix} file ({' '.join(str(error).split())}); write it again"
-        ) from None
-    missing = [name for name in ARRAYS if name not in found]
-    if missing:
-        there = ", ".join(found) or "none"
-        raise ConfigError(f"{path}: has no array {missing[0]!r}, found {there}; it needs {', '.join(ARRAYS)}")
-    arrays = {name: array for name, array in found.items() if array is not None}
-    return checked_images({name: f"{path}: {name}" for name in NAMES}, arrays, str(path))
+
+    name: ClassVar[str] = "arrays"
+
+    path: Path
+
+    def load(self, cache: Path) -> ImageSet:
+        """Read and check the arrays."""
+        path = self.path
+        read = READERS.get(path.suffix.lower())
+        if read is None:
+            raise ConfigError(
+                f"{path}: wanted a file that ends in {', '.join(READERS)}; write the images as one of these"
+            )
+        require_file(path)
+        try:
+            found = read(path)
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            EOFError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise ConfigError(
+                f"{path}: not a readable {path.suffix} file ({' '.join(str(error).split())}); write it again"
+            ) from None
+        missing = [name for name in ARRAYS if name not in found]
+        if missing:
+            there = ", ".join(found) or "none"
+            raise ConfigError(
+                f"{path}: has no array {missing[0]!r}, found {there}; it needs {', '.join(ARRAYS)}"
+            )
+        arrays = {name: array for name, array in found.items() if array is not None}
+        return checked_images({name: f"{path}: {name}" for name in NAMES}, arrays, str(path))
 
 
 def checked_images(places: Mapping[str, str], found: Mapping[str, NDArray[Any]], source: str) -> ImageSet:

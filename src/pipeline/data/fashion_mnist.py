@@ -9,14 +9,16 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.fetch import download, unpack_debian_package
 from pipeline.data.idx import read_idx
-from pipeline.data.images import ImageSet
+from pipeline.data.images import Images, ImageSet
 from pipeline.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -51,30 +53,36 @@ CLASSES = [
 ]
 
 
-def load_fashion_mnist(*, directory: Path | None, cache: Path) -> ImageSet:
-    """Load the images from where they are, or fetch them into the cache first.
+@dataclass(frozen=True, kw_only=True)
+class FashionMnist(Images):
+    """60,000 + 10,000 gray images of clothing, of 28 x 28 pixels.
 
     If `directory` is given, the files are looked for only there; otherwise where Debian's package installs them, then
     in the cache. If they are in neither, they are fetched with Debian's package (unpacked, not installed), or else over
     HTTPS from the upstream project. Every file is checked against its sha256.
 
-    Args:
-        directory: A folder with the four IDX files under upstream's names, compressed or not.
-        cache: A folder for fetched files; made when needed.
-
-    Raises:
-        ConfigError: If a file is missing, damaged or not Fashion-MNIST's, or the files cannot be had.
+    Attributes:
+        directory: Folder with the four IDX files under upstream's names, compressed or not; null takes those of
+            Debian's package (installed or fetched) or the public copy.
     """
-    folder = _find(directory, cache)
-    parts = {name: _read(folder, name) for name in CONTENT_SHA256}
-    return ImageSet(
-        train_images=parts["train-images-idx3-ubyte"],
-        train_labels=parts["train-labels-idx1-ubyte"].astype(np.int64),
-        test_images=parts["t10k-images-idx3-ubyte"],
-        test_labels=parts["t10k-labels-idx1-ubyte"].astype(np.int64),
-        classes=list(CLASSES),
-        source=f"Fashion-MNIST from {folder}",
-    )
+
+    name: ClassVar[str] = "fashion_mnist"
+    N_TRAIN: ClassVar[int] = 60_000
+
+    directory: Path | None = None
+
+    def load(self, cache: Path) -> ImageSet:
+        """Return the images from where they are, or fetch them into the cache first."""
+        folder = _find(self.directory, cache)
+        parts = {name: _read(folder, name) for name in CONTENT_SHA256}
+        return ImageSet(
+            train_images=parts["train-images-idx3-ubyte"],
+            train_labels=parts["train-labels-idx1-ubyte"].astype(np.int64),
+            test_images=parts["t10k-images-idx3-ubyte"],
+            test_labels=parts["t10k-labels-idx1-ubyte"].astype(np.int64),
+            classes=list(CLASSES),
+            source=f"Fashion-MNIST from {folder}",
+        )
 
 
 def _find(directory: Path | None, cache: Path) -> Path:

@@ -1,13 +1,16 @@
 """A directory of images, one folder per class: `train/CLASS/*` and `test/CLASS/*` (or `val/CLASS/*`)."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from pipeline.artifacts.own_file import require_file
-from pipeline.data.images import ImageSet
+from pipeline.data.images import Images, ImageSet
 from pipeline.errors import ConfigError
 
 #: Pillow's names for gray images of 16 bits a pixel.
@@ -18,56 +21,60 @@ LEFT_OUT = ("thumbs.db", "desktop.ini")
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def load_folder(*, directory: Path | None, cache: Path, image_size: int, channels: int) -> ImageSet:
-    """Read, scale and crop all images; classes and files are taken in the order of their names.
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(Images):
+    """Images of your own, in a folder for each class.
 
-    The largest centered square of each image is scaled to `image_size`. Images of 16 bits a pixel keep the upper 8.
-    Files and folders whose names start with a dot are left out, and so are `Thumbs.db` and `desktop.ini`; everything
-    else below a class must be an image that Pillow can read. All pixels are held in memory: 3 kB an image at 32 pixels
-    in color.
+    Classes and files are taken in the order of their names. The largest centered square of each image is scaled to
+    `image_size`. Images of 16 bits a pixel keep the upper 8. Files and folders whose names start with a dot are left
+    out, and so are `Thumbs.db` and `desktop.ini`; everything else below a class must be an image that Pillow can read.
+    All pixels are held in memory: 3 kB an image at 32 pixels in color.
 
-    Args:
-        directory: The folder of the parts.
-        cache: Not used.
-        image_size: Pixels of a side.
-        channels: 1 (gray) or 3 (color).
-
-    Raises:
-        ConfigError: If a part or a class is missing or empty, or a file is not a readable image; the message names it.
+    Attributes:
+        directory: Folder that holds train/CLASS/* and test/CLASS/* (or val/CLASS/*).
+        image_size: Pixels of a side that each image is scaled to.
+        channels: Channels of the images: 1 is gray, 3 is color.
     """
-    if directory is None:
-        raise ConfigError("dataset.directory: missing; name the folder that holds train/ and test/ (or val/)")
-    folders = {part: _part(directory, names) for part, names in PARTS.items()}
-    classes = classes_in(folders["train"])
-    if len(classes) < 2:
-        found = f"only {classes[0]}" if classes else "none"
-        raise ConfigError(
-            f"dataset.directory: {folders['train']}: wanted a folder for each of two classes or more, found {found}; "
-            "sort the images so"
+
+    name: ClassVar[str] = "folder"
+
+    directory: Path
+    image_size: Annotated[int, Interval(ge=1, le=4096)]
+    channels: Literal[1, 3]
+
+    def load(self, cache: Path) -> ImageSet:
+        """Read, scale and crop all images; an error names the part, the class or the file."""
+        folders = {part: _part(self.directory, names) for part, names in PARTS.items()}
+        classes = classes_in(folders["train"])
+        if len(classes) < 2:
+            found = f"only {classes[0]}" if classes else "none"
+            raise ConfigError(
+                f"dataset.directory: {folders['train']}: wanted a folder for each of two classes or more, found "
+                f"{found}; sort the images so"
+            )
+        unknown = sorted(set(classes_in(folders["test"])) - set(classes))
+        if unknown:
+            raise ConfigError(
+                f"dataset.directory: {folders['test'] / unknown[0]} is a class that {folders['train']} lacks; "
+                "remove it or add training images"
+            )
+        train_images, train_labels = _read_part(folders["train"], classes, self.image_size, self.channels)
+        test_images, test_labels = _read_part(folders["test"], classes, self.image_size, self.channels)
+        for label, name in enumerate(classes):
+            if not np.any(train_labels == label):
+                raise ConfigError(f"dataset.directory: {folders['train'] / name} holds no image; add some")
+        if not len(test_labels):
+            raise ConfigError(
+                f"dataset.directory: {folders['test']} holds no image in a class's folder; add some"
+            )
+        return ImageSet(
+            train_images=train_images,
+            train_labels=train_labels,
+            test_images=test_images,
+            test_labels=test_labels,
+            classes=classes,
+            source=f"images below {self.directory}",
         )
-    unknown = sorted(set(classes_in(folders["test"])) - set(classes))
-    if unknown:
-        raise ConfigError(
-            f"dataset.directory: {folders['test'] / unknown[0]} is a class that {folders['train']} lacks; "
-            "remove it or add training images"
-        )
-    train_images, train_labels = _read_part(folders["train"], classes, image_size, channels)
-    test_images, test_labels = _read_part(folders["test"], classes, image_size, channels)
-    for label, name in enumerate(classes):
-        if not np.any(train_labels == label):
-            raise ConfigError(f"dataset.directory: {folders['train'] / name} holds no image; add some")
-    if not len(test_labels):
-        raise ConfigError(
-            f"dataset.directory: {folders['test']} holds no image in a class's folder; add some"
-        )
-    return ImageSet(
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
-        classes=classes,
-        source=f"images below {directory}",
-    )
 
 
 def _part(directory: Path, names: tuple[str, ...]) -> Path:

@@ -4,18 +4,19 @@ Every image is a glyph of a random face, turned, slanted, scaled and shifted a l
 and 0 or l and I differ only in size or not at all, so no network can classify all images correctly.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase, digits
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.images import ImageSet
+from pipeline.data.images import Images, ImageSet
 from pipeline.errors import ConfigError
 
 CLASSES = digits + ascii_uppercase + ascii_lowercase
 SIZE = 28
-N_TRAIN, N_TEST = 400 * len(CLASSES), 100 * len(CLASSES)
 SEED = 62
 
 #: Faces of matplotlib with Latin letters; its others hold symbols.
@@ -35,39 +36,45 @@ _EM = 0.68
 _TURN, _SLANT, _SCALE, _SHIFT = 0.12, 0.12, 0.1, 0.05
 
 
-def load_letters(*, directory: Path | None, cache: Path) -> ImageSet:
-    """Draw 24,800 images to train on and 6,200 to test on, of 28 x 28 pixels, each class in equal numbers.
+@dataclass(frozen=True, kw_only=True)
+class Letters(Images):
+    """24,800 + 6,200 digits and letters of 28 x 28 pixels in many typefaces, 62 classes.
 
     The same faces and the same version of Pillow give the same pixels.
 
-    Args:
-        directory: A folder of TrueType and OpenType files whose faces are drawn, such as Debian's
-            /usr/share/fonts/truetype/dejavu. `None` takes 21 faces of matplotlib, which are the same on every machine.
-        cache: Not used, since nothing is downloaded.
-
-    Raises:
-        ConfigError: If the folder holds no face, or a face that cannot be read or lacks a class.
+    Attributes:
+        directory: Folder of TrueType and OpenType files whose faces are drawn, such as Debian's
+            /usr/share/fonts/truetype/dejavu; null takes 21 faces of matplotlib, the same on every machine.
     """
-    files = _faces_of(directory)
-    glyphs = np.array([[_glyph(file, letter) for letter in CLASSES] for file in files])
-    rng = np.random.default_rng(SEED)
-    parts = []
-    for n in (N_TRAIN, N_TEST):
-        labels = rng.permutation(np.arange(n, dtype=np.int64) % len(CLASSES))
-        faces = rng.integers(len(files), size=n)
-        changes = rng.standard_normal((n, 5))
-        images = [
-            _distorted(glyphs[face, label], *change)
-            for face, label, change in zip(faces, labels, changes.tolist(), strict=True)
-        ]
-        parts.append((np.array(images), labels))
-    where = directory if directory is not None else "matplotlib"
-    return ImageSet(
-        *parts[0],
-        *parts[1],
-        classes=list(CLASSES),
-        source=f"digits and letters in {len(files)} typefaces of {where}",
-    )
+
+    name: ClassVar[str] = "letters"
+    N_TRAIN: ClassVar[int] = 400 * len(CLASSES)
+    N_TEST: ClassVar[int] = 100 * len(CLASSES)
+
+    directory: Path | None = None
+
+    def load(self, cache: Path) -> ImageSet:
+        """Draw the images; a face that cannot be read or lacks a class is an error, and so is a folder without any."""
+        files = _faces_of(self.directory)
+        glyphs = np.array([[_glyph(file, letter) for letter in CLASSES] for file in files])
+        rng = np.random.default_rng(SEED)
+        parts = []
+        for n in (self.N_TRAIN, self.N_TEST):
+            labels = rng.permutation(np.arange(n, dtype=np.int64) % len(CLASSES))
+            faces = rng.integers(len(files), size=n)
+            changes = rng.standard_normal((n, 5))
+            images = [
+                _distorted(glyphs[face, label], *change)
+                for face, label, change in zip(faces, labels, changes.tolist(), strict=True)
+            ]
+            parts.append((np.array(images), labels))
+        where = self.directory if self.directory is not None else "matplotlib"
+        return ImageSet(
+            *parts[0],
+            *parts[1],
+            classes=list(CLASSES),
+            source=f"digits and letters in {len(files)} typefaces of {where}",
+        )
 
 
 def _faces_of(directory: Path | None) -> list[Path]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.own_file import require_file
-from pipeline.data.arrays import ARRAYS, load_arrays
+from pipeline.data.arrays import ARRAYS, ImageArrays
 from pipeline.data.folder import classes_in, files_in
-from pipeline.data.idx_images import FILES, load_idx_images
+from pipeline.data.idx_images import FILES, IdxImages
 from pipeline.errors import ConfigError
 from pipeline.operations.templates import filled
 from pipeline.operations.text import size
@@ -70,10 +70,10 @@ def holds_idx_files(path: Path) -> bool:
 def study_of_set(name: str, path: Path) -> str:
     """Read images from a file of arrays or a folder of four IDX files, and write a study that trains on them."""
     if path.is_dir():
-        images = load_idx_images(directory=path, cache=Path())
+        images = IdxImages(directory=path).load(Path())
         dataset = {"name": "idx", "directory": str(path)}
     else:
-        images = load_arrays(directory=None, cache=Path(), path=path)
+        images = ImageArrays(path=path).load(Path())
         dataset = {"name": "arrays", "path": str(path)}
     numbers, counts = np.unique(images.train_labels, return_counts=True)
     by_class = {images.classes[number]: count for number, count in zip(numbers, counts.tolist(), strict=True)}

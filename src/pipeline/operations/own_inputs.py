@@ -81,8 +81,8 @@ def _points(specs: Specs, name: str) -> None:
 
 def _images(specs: Specs, _: str) -> None:
     data = ImageData.model_validate(specs["dataset"])
-    named = data.path or data.directory
-    if data.name in ("folder", "idx", "arrays") and named is not None and is_small(named):
+    named = [path for path in vars(data.images).values() if isinstance(path, Path)]
+    if data.images.N_TRAIN is None and named and all(map(is_small, named)):
         data.load(Path())
 
 

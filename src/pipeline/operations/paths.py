@@ -32,7 +32,7 @@ def results_folder(path: Path) -> None:
         raise ArtifactError(f"{nearest}: may not be written to; mend its permissions or work elsewhere")
 
 
-def is_small(name: str) -> bool:
+def is_small(name: str | Path) -> bool:
     """Whether a file, or all files of a folder together, are small enough to be read; missing ones count nothing."""
     path = Path(name)
     below = (Path(folder, file) for folder, _, names in os.walk(path, followlinks=True) for file in names)
