@@ -6,9 +6,9 @@ from pydantic import Field, model_validator
 
 from pipeline.config.section import ALL_DIFFERENT, Name, Section, misfit
 from pipeline.models.packaged import PACKAGED
+from pipeline.precision import Budget
+from pipeline.precision.roofline import Mode
 
-# Equal to precision.roofline.Mode, which is not imported here: planning a study needs no torch.
-Mode = Literal["warm", "cold", "network"]
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 
 #: Prefix of the name of a network in an installed package.
@@ -20,7 +20,7 @@ class Timing(Section):
     """How converted networks are timed: the spec of the stage `time_layers`."""
 
     budget_points: Annotated[float, Field(ge=0, le=100)] = Field(
-        0.1,
+        Budget.points,
         description="Accuracy on validation images that half precision may cost, in percentage points. If it costs "
         "more, layers go back to float32.",
     )
@@ -48,10 +48,11 @@ class NetworkBudget(Section):
     """What half precision may cost a network of one's own."""
 
     relative_error: Annotated[float, Field(gt=0, lt=1)] = Field(
-        2e-2, description="Relative error of the network's output, in the Frobenius norm over the samples."
+        Budget.output_error,
+        description="Relative error of the network's output, in the Frobenius norm over the samples.",
     )
     points: Annotated[float, Field(ge=0, le=100)] = Field(
-        0.1, description="Accuracy in percentage points, where labels are given."
+        Budget.points, description="Accuracy in percentage points, where labels are given."
     )
 
 
