@@ -23,7 +23,7 @@ from pipeline.precision.devices import DeviceTiming
 from pipeline.precision.error import LayerError
 from pipeline.precision.layer_timing import LayerTiming
 from pipeline.precision.plan import RoundingReport
-from pipeline.precision.predictions import Changed, Predictions
+from pipeline.precision.predictions import ChangedPrediction, Predictions
 from pipeline.precision.roofline import Roofs
 from pipeline.precision.selection import Candidate
 from pipeline.precision.verification import Verification
@@ -86,7 +86,7 @@ def test_a_history_is_read_from_its_table_with_cells_that_are_no_numbers(tmp_pat
 @pytest.mark.parametrize(
     ("result", "core"),
     [
-        (EpochRow, EpochRecord), (LayerErrorRow, LayerError), (ChangedRow, Changed), (TimingRow, LayerTiming),
+        (EpochRow, EpochRecord), (LayerErrorRow, LayerError), (ChangedRow, ChangedPrediction), (TimingRow, LayerTiming),
         (DeviceRow, DeviceTiming), (Verified, Verification), (RoofRow, Roofs), (Flatness, Sharpness),
         (Answers, Predictions),
     ],

@@ -13,7 +13,7 @@ NORMAL_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
-class Changed:
+class ChangedPrediction:
     """A sample whose predicted class has changed.
 
     Attributes:
@@ -66,7 +66,7 @@ class Predictions:
     n_changed: int
     n_worsened: int
     n_mended: int
-    changed: tuple[Changed, ...]
+    changed: tuple[ChangedPrediction, ...]
     confusion_before: tuple[tuple[int, ...], ...]
     confusion_after: tuple[tuple[int, ...], ...]
 
@@ -111,7 +111,7 @@ def compare_predictions(
     margins = gaps / before[places].abs().amax(dim=1).clamp_min(torch.finfo(before.dtype).tiny)
     order = margins.argsort(descending=True)[:n_examples].tolist()
     examples = [
-        Changed(
+        ChangedPrediction(
             sample=int(places[k]),
             label=int(labels[places[k]]),
             before=int(first[places[k]]),

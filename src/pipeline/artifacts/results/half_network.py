@@ -84,7 +84,7 @@ class LayerErrorRow(BaseModel):
 
 
 class ChangedRow(BaseModel):
-    """A sample that is classified differently; see `pipeline.precision.predictions.Changed`."""
+    """A sample that is classified differently; see `pipeline.precision.predictions.ChangedPrediction`."""
 
     sample: int
     label: int
