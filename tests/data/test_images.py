@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config.images import ImageData
 from pipeline.data import IMAGES
 from pipeline.data.arrays import ImageArrays
 from pipeline.data.digits import Digits
@@ -90,10 +91,11 @@ def test_images_are_the_same_every_time(written, name):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_options_are_described_and_paths_are_known_to_the_workflow(name):
+def test_options_are_described_and_named_so_that_the_workflow_knows_paths(name):
     assert set(PATHS) <= KEYS
     for option in options_of(IMAGES[name]):
         assert option.description
+        assert option.name not in {"name", *ImageData.__annotations__}
         assert ("Path" in str(option.hint)) == (option.name in PATHS)
 
 
