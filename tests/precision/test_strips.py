@@ -87,7 +87,7 @@ def test_rows_and_sentences_of_a_network_tell_of_strips_and_those_of_layers_alon
     for place, row in enumerate(inside):
         handed = large * (2 if place == 1 else 1)
         assert row.traffic_fp16["L2"] >= handed
-        assert f"{_bytes(handed)} of this is handed on between layers in strips that stay in L2" in row.reason
+        assert f", handing on {_bytes(handed)} in strips that stay in L2. " in row.reason
     assert not any("strips" in row.reason for row in alone)
     strips = network.execution.strips[1]
     assert strips.n == math.ceil(2 * 48 * 80 * 80 * 2 / STRIP_BYTES)

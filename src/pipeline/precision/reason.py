@@ -1,16 +1,16 @@
-"""Say in one sentence why a layer gained what it gained from half precision.
+"""Say in three short sentences why a layer gained what it gained from half precision.
 
-The sentence speaks of what ran, as the packed layer itself names it: a plan in half precision may compute a layer from
+The sentences speak of what ran, as the packed layer itself names it: a plan in half precision may compute a layer from
 binary16 weights, from bfloat16 products, or from weights that it left at binary32.
 
 A *bound* is what the roofs allow at best, a *prediction* what the model of `roofline.bound` expects: `Bound.predicted`
-and no other figure, so that sentence, tick and table predict the same.
+and no other figure, so that sentences, tick and table predict the same.
 """
 
 import re
 from dataclasses import dataclass
 
-from pipeline.precision.roofline import Bound, Roofs
+from pipeline.precision.roofline import Bound, MemoryLevel, Roofs
 from pipeline.precision.strips import STRIP_BYTES
 from pipeline.precision.work import Work
 
@@ -49,6 +49,11 @@ class TimedPrecision:
         return self.weights or "FP16"
 
     @property
+    def name(self) -> str:
+        """What sentences call this side: "the plan" where it keeps FP32 weights, to tell it from FP32 everywhere."""
+        return "the plan" if self.precision == "FP32" else self.precision
+
+    @property
     def beats_bound(self) -> bool:
         """Whether it ran faster than the roofs allow."""
         return self.seconds < BELOW_BOUND * self.bound.seconds
@@ -74,118 +79,98 @@ def reason(
         flops: FLOPs of the layer's definition, where routines may execute fewer.
 
     Returns:
-        One sentence: the verdict, the limit with its numbers, and what float32 has instead.
+        Three short sentences: the verdict, the limit with its numbers on both sides, and the times measured and
+        predicted. The first begins with the speedup after a comma, which the page leaves out beside its bar.
     """
-    speedup = single.seconds / half.seconds
     low, high = interval
-    wins = low > 1 + MARGIN
-    loses = high < 1 - MARGIN
-    subject, kept = half.precision, ""
-    if subject == "FP32":
-        rounded = half.work.activation_bytes < single.work.activation_bytes
-        subject = "FP32 with FP16 activations" if rounded else "FP32"
-        only = "; only its activations are FP16" if rounded else ""
-        kept = f"; the plan keeps this layer's weights at FP32, since narrower ones take longer or err more{only}"
-    verdict = f"{subject} loses" if loses else f"{subject} wins" if wins else "no clear difference"
-    limit = _limit(single, half, roofs, wins, flops or half.work.flops)
-    beyond = _beyond(single, half) if loses else ""
-    ran = _ran(half, decided=wins or loses)
-    near, distance = _strips(half, roofs), _distance(single, half, cold)
-    return f"{verdict}, {speedup:.2f}x{ran}: {limit}{near}{beyond}{kept}{distance}."
-
-
-def _ran(half: TimedPrecision, *, decided: bool) -> str:
-    """What computed the layer: one wins *by* a routine, and there is no difference *with* one."""
-    if not half.algorithm:
-        return ""
-    by, of = ("by", "with") if decided else ("with", "of")
-    return f" {by} {half.algorithm}{f' {of} {half.weights} weights' if half.weights else ''}"
-
-
-def _limit(single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: bool, flops: float) -> str:
-    moved, moved_single = _moved(half), _bytes(single.work.n_bytes)
-    converted = _count(half.work.conversions)
-    peak, peak_single = (roofs.peak(side.work.routine) / 1e9 for side in (half, single))
-    needs = f"{_executed(half, flops)} at {peak:.0f} GFLOP/s take {_seconds(half.bound.seconds)}"
-    term, term_single = half.bound.term, single.bound.term
-    if term == "compute" and term_single != "compute":
-        return (
-            f"FP32 is {term_single}-bound by {moved_single}{_from(single, roofs)}; {half.precision}'s {moved} take "
-            f"less than the arithmetic, where {needs}"
+    wins, loses = low > 1 + MARGIN, high < 1 - MARGIN
+    return " ".join(
+        (
+            _verdict(single, half, roofs, wins, loses),
+            _limit(single, half, roofs, wins, loses, flops or half.work.flops),
+            _times(single, half, cold, loses),
         )
-    if term == "compute" and peak > peak_single:
-        return (
-            f"compute-bound on both sides, where {needs} as products of {half.precision} pairs, and FP32's run at "
-            f"{peak_single:.0f} GFLOP/s"
-        )
-    if term == "compute" and single.bound.seconds > (1 + MARGIN) * half.bound.seconds:
-        return (
-            f"compute-bound on both sides, where {needs}, and FP32's routine executes "
-            f"{_count(single.work.flops)} FLOPs"
-        )
-    if term == "compute" and half.work.n_bytes == single.work.n_bytes:
-        return f"compute-bound on both sides, where {needs}, and both move the same {moved}"
-    if term == "compute" and wins:
-        return (
-            f"compute-bound on both sides, where {needs} at either precision; what is gained comes from "
-            f"moving {moved} instead of {moved_single} where that does not overlap with the arithmetic"
-        )
-    if term == "compute":
-        return (
-            f"compute-bound on both sides, where {needs}: moving {moved} instead of {moved_single} saves no time, and "
-            f"{converted} conversions come on top"
-        )
-    if term == "conversion":
-        return (
-            f"conversion-bound, as {converted} conversions at {roofs.conversions:.0f} G/s take "
-            f"{_seconds(half.bound.seconds)}; FP32 converts nothing: it is {term_single}-bound and takes "
-            f"{_seconds(single.bound.seconds)} at least"
-        )
-    rates, rates_single = _from(half, roofs), _from(single, roofs)
-    elsewhere = rates_single if rates_single != rates else ""
-    return (
-        f"{term}-bound, {moved}{rates} take {_seconds(half.bound.seconds)}; FP32 moves "
-        f"{moved_single}{elsewhere} and needs {_seconds(single.bound.seconds)} at least"
     )
+
+
+def _verdict(single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: bool, loses: bool) -> str:
+    """What computed the layer: one wins *by* a routine, and makes no difference *with* one."""
+    subject, kept = half.name, ""
+    if half.precision == "FP32":
+        if half.work.activation_bytes < single.work.activation_bytes:
+            subject = "the plan with FP16 activations"
+        kept = ", kept because narrower ones take longer or err more"
+    verdict = "loses" if loses else "wins" if wins else "makes no clear difference"
+    by, of = ("by", "with") if wins or loses else ("with", "of")
+    ran = f" {by} {half.algorithm}" if half.algorithm else ""
+    if half.algorithm and half.weights:
+        ran += f" {of} {half.weights} weights{kept}"
+    speedup = single.seconds / half.seconds
+    return _sentence(f"{subject} {verdict}, {speedup:.2f}x{ran}{_strips(half, roofs)}")
 
 
 def _strips(half: TimedPrecision, roofs: Roofs) -> str:
     """Say which bytes stay in near caches because layers hand them on in strips."""
-    work = half.work
-    if not work.handed_bytes:
+    handed = half.work.handed_bytes
+    if not handed:
         return ""
-    near = roofs.level(min(work.handed_bytes, STRIP_BYTES))
-    return f"; {_bytes(work.handed_bytes)} of this is handed on between layers in strips that stay in {near}"
+    return f", handing on {_bytes(handed)} in strips that stay in {roofs.level(min(handed, STRIP_BYTES))}"
+
+
+def _limit(
+    single: TimedPrecision, half: TimedPrecision, roofs: Roofs, wins: bool, loses: bool, flops: float
+) -> str:
+    """Name what bounds the half-precision side, and what float32 has instead."""
+    term, term_single = half.bound.term, single.bound.term
+    n_bytes, n_bytes_single = _bytes(half.work.n_bytes), _bytes(single.work.n_bytes)
+    conversions = f"{_count(half.work.conversions)} conversions"
+    least, least_single = _seconds(half.bound.seconds), _seconds(single.bound.seconds)
+    if term == "conversion":
+        return (
+            f"The layer is conversion-bound: {conversions} at {roofs.conversions:.0f} G/s take {least}; FP32 converts "
+            f"nothing, is {term_single}-bound and takes {least_single} at least."
+        )
+    if term != "compute":
+        levels, levels_single = _levels(half), _levels(single)
+        rates = " and ".join(f"{roofs.bandwidth[level]:.0f}" for level in levels)
+        besides = " and intermediate results" if half.work.workspace_bytes else ""
+        elsewhere = f" from {' and '.join(levels_single)}" if levels_single != levels else ""
+        is_also = f"is {term_single}-bound and " if term_single in ("compute", "conversion") else ""
+        return (
+            f"The layer is {term}-bound: {_moved(half)}{besides} from {' and '.join(levels)} at {rates} GB/s take "
+            f"{least}; FP32 {is_also}needs {least_single} for {n_bytes_single}{elsewhere}."
+        )
+    peak, peak_single = (roofs.peak(side.work.routine) / 1e9 for side in (half, single))
+    takes = f"{_executed(half, flops)} at {peak:.0f} GFLOP/s take {least}"
+    if term_single != "compute":
+        return (
+            f"FP32 is {term_single}-bound by {n_bytes_single}; {half.name}'s {n_bytes} take less than the arithmetic, "
+            f"where {takes}."
+        )
+    if peak > peak_single:
+        then = f" as products of {half.precision} pairs; FP32's run at {peak_single:.0f} GFLOP/s"
+    elif single.bound.seconds > (1 + MARGIN) * half.bound.seconds:
+        then = f"; FP32's routine executes {_count(single.work.flops)} FLOPs"
+    elif half.work.n_bytes == single.work.n_bytes:
+        then = f", and both move the same {n_bytes}"
+    elif wins:
+        then = f"; the gain comes from moving {n_bytes} instead of {n_bytes_single}"
+    elif loses and half.work.conversions:
+        then = f"; moving fewer bytes saves no time, and {conversions} are added"
+    else:
+        then = f", so moving {n_bytes} instead of {n_bytes_single} saves no time"
+    return f"Both sides are compute-bound: {takes}{then}."
 
 
 def _executed(side: TimedPrecision, flops: float) -> str:
     """FLOPs that run, beside those of the layer's definition where they are others."""
     executed = side.work.flops
     if executed < 0.95 * flops:
-        return f"{_count(executed)} of the definition's {_count(flops)} FLOPs"
+        return f"{_count(executed)} FLOPs ({_count(flops)} by definition)"
     if executed > 1.05 * flops:
-        split = " split" in side.work.routine
-        why = "split numbers take several products" if split else "padding adds the rest"
-        return f"{_count(executed)} FLOPs ({_count(flops)} by the layer's definition, {why})"
+        before = "splitting" if " split" in side.work.routine else "padding"
+        return f"{_count(executed)} FLOPs ({_count(flops)} before {before})"
     return f"{_count(executed)} FLOPs"
-
-
-def _beyond(single: TimedPrecision, half: TimedPrecision) -> str:
-    """Say why a layer loses although the roofs allow a gain: through costs that the roofs leave out."""
-    if single.bound.seconds < (1 + MARGIN) * half.bound.seconds:
-        return ""
-    excess, excess_single = (side.seconds - side.bound.seconds for side in (half, single))
-    if excess <= 0:
-        return ""
-    return (
-        f"; so the roofs allow a gain, but instructions that widen, gather and store, and waits, which they leave "
-        f"out, take {_seconds(excess)} in {half.precision}{_than(excess_single)}"
-    )
-
-
-def _than(seconds: float) -> str:
-    """The other side of a comparison; a run may come out a little below its measured bound."""
-    return f" and {_seconds(seconds)} in FP32" if seconds > 0 else " and nothing in FP32"
 
 
 def _moved(side: TimedPrecision) -> str:
@@ -196,50 +181,50 @@ def _moved(side: TimedPrecision) -> str:
     )
 
 
-def _distance(single: TimedPrecision, half: TimedPrecision, cold: bool) -> str:
-    """How far the time measured is from the one predicted, and what its distance from the bound says."""
+def _levels(side: TimedPrecision) -> list[MemoryLevel]:
+    """Levels of memory from which more than a percent of the bytes come, the largest part first."""
+    traffic = side.bound.traffic
+    least = 0.01 * sum(traffic.values())
+    return sorted((level for level in traffic if traffic[level] > least), key=lambda level: -traffic[level])
+
+
+def _times(single: TimedPrecision, half: TimedPrecision, cold: bool, loses: bool) -> str:
+    """Tell the time that was measured and the one predicted, and why the time is far from its bound."""
     compared = (
-        f" ({half.precision} measured {_seconds(half.seconds)}; predicted by what such routines attain: "
-        f"{_seconds(half.bound.predicted)}, speedup {single.bound.predicted / half.bound.predicted:.2f}x)"
+        f"(predicted: {_seconds(half.bound.predicted)}, speedup "
+        f"{single.bound.predicted / half.bound.predicted:.2f}x)"
     )
     faster = [side for side in (single, half) if side.beats_bound]
     if faster:
-        named = " and ".join(
-            f"{'FP32' if side is single else half.precision}'s {_seconds(side.seconds)}" for side in faster
+        names = ("FP32" if side is single else half.name for side in faster)
+        times = " and ".join(
+            f"{name}'s {_seconds(side.seconds)}" for name, side in zip(names, faster, strict=True)
         )
-        are, bound = ("is", "its bound") if len(faster) == 1 else ("are", "their bounds")
+        bounds = " and ".join(_seconds(side.bound.seconds) for side in faster)
+        are, bound = ("is", "the bound") if len(faster) == 1 else ("are", "the bounds")
+        return _sentence(f"{times} {are} below {bound} of {bounds}, so a roof is too low here {compared}")
+    excess, excess_single = (side.seconds - side.bound.seconds for side in (half, single))
+    if loses and single.bound.seconds >= (1 + MARGIN) * half.bound.seconds and excess > 0:
+        # The roofs allow a gain, so costs that they leave out decide; a run may come out a little below its bound.
+        than = f"{_seconds(excess_single)} in FP32" if excess_single > 0 else "nothing in FP32"
         return (
-            f"{compared}; {named} {are} less than {bound} of "
-            f"{' and '.join(_seconds(side.bound.seconds) for side in faster)}, so a roof was measured too low, as "
-            "beside other programs, or does not hold for this routine"
+            f"Widening, storing and waits, which the bounds leave out, take {_seconds(excess)} in {half.name} and "
+            f"{than} {compared}."
         )
+    took = f"{half.name} took {_seconds(half.seconds)}"
     factor = half.seconds / half.bound.seconds
     if factor < FAR_FROM_BOUND:
-        return compared
+        return _sentence(f"{took} {compared}")
     what = (
-        "waiting for the first cache lines weighs"
+        "waiting for the first cache lines dominates"
         if cold
-        else "short loops, scattered reads or the call itself weigh"
+        else "short loops, scattered reads or calls dominate"
     )
-    return f"{compared}; the time measured is {factor:.1f} times the bound, so {what} more than any roof"
+    return _sentence(f"{took}, {factor:.1f} times the bound: {what} {compared}")
 
 
-def _from(side: TimedPrecision, roofs: Roofs) -> str:
-    """Where bytes come from, at the rates of the roofs; intermediate results are written and read besides."""
-    least = 0.01 * sum(side.bound.traffic.values())
-    parts = sorted(
-        (part for part in side.bound.traffic.items() if part[1] > least), key=lambda part: -part[1]
-    )
-    if len(parts) == 1 and not side.work.workspace_bytes:
-        ((level, _),) = parts
-        return f" from {level} at {roofs.bandwidth[level]:.0f} GB/s"
-    if not parts:
-        return ""
-    told = " and ".join(
-        f"{_bytes(n_bytes)} from {level} at {roofs.bandwidth[level]:.0f} GB/s" for level, n_bytes in parts
-    )
-    between = ", intermediate results included" if side.work.workspace_bytes else ""
-    return f" ({told}{between})"
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _seconds(value: float) -> str:
