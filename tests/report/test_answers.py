@@ -121,7 +121,7 @@ def test_half_precision_leads_with_speed_and_error_and_not_with_file_sizes(metri
     told = answer_bits(study(metrics).precision, study(metrics).training, 10)
     assert plain(told.unit).endswith("with outputs off by 0.43 % for inputs that are noise")
     assert "at batch 64 (beside other work); its outputs" in told.text
-    assert "0.86 %, 30 % of what varies between samples for inputs that are noise, which tell" in plain(
+    assert "0.86 %, 30 % of the variation between samples for inputs that are noise, which tell" in plain(
         told.text
     )
     metrics["precision"]["kfac_smooth"]["timings"] = []

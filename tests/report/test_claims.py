@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from scipy import stats
 
@@ -242,6 +244,10 @@ def test_few_steps_that_take_longer_are_not_sooner():
     slow["seeds"]["0"]["alone"] = False
     evidence = judged(study(kfac=slow), ROLES)[-1].evidence
     assert "later" in evidence
+    units = re.search(
+        r": [\d.]+ (\w+) later \(90 % interval \S+ (\w+) to \S+ (\w+)\)", plain(evidence)
+    ).groups()
+    assert len(set(units)) == 1
     assert evidence.endswith(
         "other jobs of the study ran on the same machine meanwhile, so that either may be too long."
     )

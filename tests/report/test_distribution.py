@@ -69,7 +69,7 @@ def test_what_levels_of_a_compression_tell_of_messages_is_said():
 def test_the_model_is_called_one_goes_to_4096_processes_and_starts_from_what_was_measured():
     text = next(block.text for block in distribution(FOUND) if isinstance(block, Prose))
     assert "This is a model and no measurement." in text
-    rows = tables(FOUND)["Time of more processes, by the model"].rows
+    rows = tables(FOUND)["Time with more processes, by the model"].rows
     assert [int(row[0].replace(",", "")) for row in rows] == [1, 2, 4, 16, 64, 256, 1024, 4096]
     # Two processes did 160 boxes each, at 64 a second; the levels above them cost what the uppermost known one did.
     assert rows[1][1].value == pytest.approx(160 / 64, rel=0.2)
@@ -81,6 +81,6 @@ def test_the_model_is_called_one_goes_to_4096_processes_and_starts_from_what_was
 
 
 def test_the_model_names_its_time_as_modeled_and_says_what_it_leaves_out():
-    table = tables(FOUND)["Time of more processes, by the model"]
+    table = tables(FOUND)["Time with more processes, by the model"]
     assert [column.title for column in table.columns[:3]] == ["Processes", "Modeled time", "Measured"]
-    assert "come on top in the time of the whole factorization" in table.note
+    assert "The whole factorization takes longer" in table.note

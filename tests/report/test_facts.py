@@ -35,7 +35,7 @@ def test_both_residuals_are_named_for_their_matrix(matrix):
 
 
 def test_dense_algebra_stands_beside_compression_factorization_and_solve_together(matrix):
-    assert "Dense algebra instead" not in texts(matrix)
+    assert "With dense algebra" not in texts(matrix)
     spent = (
         matrix["compress"]["seconds"]
         + matrix["solve"]["factorize_seconds"]
@@ -43,12 +43,12 @@ def test_dense_algebra_stands_beside_compression_factorization_and_solve_togethe
     )
     matrix["solve"]["dense_seconds"] = 20 * spent
     assert (
-        texts(matrix)["Dense algebra instead"]
+        texts(matrix)["With dense algebra"]
         .split(" together")[0]
         .endswith("on one process and 6.41 GB: 20× as long as compression, factorization and solve")
     )
     matrix["solve"]["dense_seconds"] = spent / 4
-    assert texts(matrix)["Dense algebra instead"].split(" than")[0].endswith("6.41 GB: 4.0× faster")
+    assert texts(matrix)["With dense algebra"].split(" than")[0].endswith("6.41 GB: 4.0× faster")
 
 
 def test_the_processes_that_share_a_matrix_are_counted(matrix):
@@ -82,7 +82,7 @@ def test_a_matrix_of_low_rank_tells_no_determinant(matrix):
 def test_dense_algebra_stands_beside_a_matrix_of_low_rank_too(matrix):
     matrix["compress"] |= {"form": "low_rank", "seconds": 1.0}
     matrix["solve"] |= {"factorize_seconds": 0.5, "solve_seconds": 0.5, "dense_seconds": 10.0}
-    found = texts(matrix)["Dense algebra instead"]
+    found = texts(matrix)["With dense algebra"]
     assert found.endswith("6.41 GB: 5.0× as long as compression, factorization and solve together, 2.00 s")
 
 
@@ -180,10 +180,10 @@ def test_what_was_not_committed_is_named():
 def test_a_fit_has_a_time_of_its_own_and_is_no_part_of_what_dense_algebra_replaces(matrix):
     assert "Fit of the kernel" not in texts(matrix)
     matrix["solve"]["dense_seconds"] = 100.0
-    before = texts(matrix)["Dense algebra instead"]
+    before = texts(matrix)["With dense algebra"]
     matrix["fit"] = {"log_likelihood": -1.0, "n": 500, "steps": 9, "intervals": {}, "seconds": 3.1}
     assert texts(matrix)["Fit of the kernel"] == "3.10 s, to 500 values"
-    assert texts(matrix)["Dense algebra instead"] == f"{before}; the fit of the kernel, 3.10 s, comes on top"
+    assert texts(matrix)["With dense algebra"] == f"{before}; the fit of the kernel, 3.10 s, comes on top"
     del matrix["fit"]["seconds"]
     assert "Fit of the kernel" not in texts(matrix)
 
@@ -205,5 +205,5 @@ def test_every_time_that_was_not_taken_alone_is_marked(matrix):
     matrix["alone"] = False
     marked = {name for name, text in texts(matrix).items() if "beside other jobs" in text}
     assert marked == {
-        "Fit of the kernel", "Compression", "Factorization", "Solve", "Dense algebra instead",
+        "Fit of the kernel", "Compression", "Factorization", "Solve", "With dense algebra",
     }  # fmt: skip

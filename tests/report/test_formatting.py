@@ -37,6 +37,8 @@ from pipeline.report import formatting as f
         (f.seconds, 750, "12.5 min"),
         (f.seconds, 7200, "2.00 h"),
         (f.seconds, 0, "0 s"),
+        (lambda value: f.seconds(value, like=1.2), -0.511, "−0.511 s"),
+        (lambda value: f.seconds(value, like=130), 0.6, "0.0100 min"),
         (f.flops, 75.5e6, "75.5 MFLOP"),
         (f.percent, (0.86666, 1), "86.7 %"),
         (f.times, 15.96, "16×"),

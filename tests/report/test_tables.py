@@ -66,6 +66,8 @@ def test_a_reason_does_not_repeat_the_speedup_of_its_bar(network):
     assert (
         dict(layer_bars(of(network)).details[0])["Batch 1"] == "No clear difference with pooling: L1-bound."
     )
+    network["timings"][0]["reason"] = "FP16 wins, 1.25x. The layer is L1-bound. FP16 took 1 ms."
+    assert dict(layer_bars(of(network)).details[0])["Batch 1"].startswith("FP16 wins. The layer")
     network["timings"][0]["reason"] = network["timings"][1]["reason"] = "The same, 2.0x faster or not."
     assert layer_bars(of(network)).details[0] == (("", "The same, 2.0x faster or not."),)
     network["timings"][0]["reason"] = network["timings"][1]["reason"] = ""
@@ -250,10 +252,10 @@ def test_without_labels_a_plan_has_no_columns_of_accuracy(network):
 
 
 def test_the_error_of_what_varies_stands_beside_that_of_the_whole_where_it_is_known(network):
-    assert "Of what varies" not in plans(of(network), {}).note
+    assert "Error relative to variation" not in plans(of(network), {}).note
     network["plans"]["1"]["verification"]["varying_error"] = 0.31
     table = plans(of(network), {})
-    assert [column.title for column in table.columns][-2] == "Of what varies"
+    assert [column.title for column in table.columns][-2] == "Error relative to variation"
     assert [row[-2] for row in table.rows] == [layer_tables.f.relative(0.31), DASH]
     assert "deviations from their mean" in table.note
 

@@ -187,9 +187,11 @@ def _second_order_is_sooner(run: RunMetrics, reference: RunMetrics, large: RunMe
         return None
     mine, its = paired(ours, theirs)
     beside = "" if of.alone(run) and of.alone(reference) else _BESIDE
+    # A difference and its interval are written in one unit.
+    in_one_unit = partial(seconds, like=abs(saved.mean) + (saved.half_width or 0.0))
     evidence = (
         f"To {goal} it takes {seconds(mine.mean)}, the small batch {seconds(its.mean)}{said_of_seeds(ours, theirs)}: "
-        f"{_moved(saved, seconds, 'sooner', 'later', _THREE_DIGITS, ' s')}{beside}."
+        f"{_moved(saved, in_one_unit, 'sooner', 'later')}{beside}."
     )
     if ours.n < n_seeds:
         evidence += f" Only {_there(ours.n, n_seeds)}."
@@ -218,21 +220,14 @@ def _verdict(answers: list[bool | None]) -> Standing:
     return "does not hold" if any(answer is False for answer in answers) else "undecided"
 
 
-def _moved(
-    by: Difference,
-    write: Callable[[float], str],
-    more: str,
-    less: str,
-    write_end: Callable[[float], str] | None = None,
-    unit: str = "",
-) -> str:
+def _moved(by: Difference, write: Callable[[float], str], more: str, less: str) -> str:
     """A difference without its sign, which way it goes in words, and its two-sided 90 % interval."""
     size = abs(by.mean)
     text = f"{write(size)} {more if by.mean >= 0 else less}"
     if by.half_width is None:
         return text
-    low, high = ((write_end or write)(size + sign * by.half_width) for sign in (-1, 1))
-    return f"{text} (90 % interval {low} to {high}{unit})"
+    low, high = (write(size + sign * by.half_width) for sign in (-1, 1))
+    return f"{text} (90 % interval {low} to {high})"
 
 
 def _apart(lower: RunMetrics, upper: RunMetrics) -> str:

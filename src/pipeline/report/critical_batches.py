@@ -130,17 +130,17 @@ def critical_batches(
     return Table(
         "The batch from which a method loses, predicted and found",
         (
-            "Method", Column("Noise measured with"), "Predicted batch", "Seeds", "Loses from batch",
+            "Method", Column("Noise measured with"), "Predicted batch", "Range over seeds", "Loses from batch",
             "Predicted / found", Column(f"Within {FACTOR:g} times"),
         ),
         rows,
-        "Predicted is the critical batch of the gradient noise scale (McCandlish et al. 2018, appendix D), "
-        "measured while the small batch was trained, before any larger one; with K-FAC in the metric of the inverse "
-        f"Fisher matrix. Found is where the mean test accuracy falls {MARGIN:g} points below that small batch's, "
-        "interpolated between two batches of the sweep, which are named; where every seed of the larger one "
-        "diverged, only these two are known, and a prediction that is right for a batch between them is undecided. "
-        "Where no batch of the sweep loses, a "
-        f"prediction holds if it is no less than the largest, divided by {FACTOR:g}.",
+        "Predicted batch: the critical batch of the gradient noise scale (McCandlish et al. 2018, appendix D), "
+        "measured while the small batch was trained, before any larger one. With K-FAC, it is measured in the metric "
+        "of the inverse Fisher matrix. Loses from batch: where the mean test accuracy falls "
+        f"{MARGIN:g} points below that small batch's, interpolated between the two batches of the sweep that are "
+        "named. Where every seed of the larger one diverged, only these two are known, and a prediction that is right "
+        "for a batch between them is undecided. Where no batch of the sweep loses, a prediction holds if it is no "
+        f"less than the largest, divided by {FACTOR:g}.",
     )  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from pipeline.report.content import Block, Column, Heading, Prose, Table
 from pipeline.report.metrics import Distribution
 
 _WAITING = {
-    "compress": "Time: the time to build bases. Waiting, messages and sent: what is exchanged for the level alone; "
-    "what is exchanged for all levels at once is in the sums of the processes.",
+    "compress": "Time: the time to build bases. Waiting, messages and sent: what is exchanged for the level alone. "
+    "What is exchanged for all levels at once counts only in the sums of the processes.",
     "solve": "Waiting: the part of the time in which the process waited for others, while it factorized and solved.",
 }
 STAGES = {"compress": "Compression", "solve": "Factorization and solve"}
@@ -44,7 +44,7 @@ def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
     return Table(
         f"{title}, process by process",
         (
-            "Process", Column("Node"), "Holds", "Peak memory", "Foretold", "Time", "Waiting", "Messages", "Sent",
+            "Process", Column("Node"), "Holds", "Peak memory", "Predicted", "Time", "Waiting", "Messages", "Sent",
         ),
         [
             (
@@ -56,10 +56,10 @@ def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
             for row in rows
         ],
         f.sentences(
-            "Holds: what the process keeps of the matrix. Peak memory: that of the whole program. Foretold: what the "
-            "job was given before it began, from the points, the tolerance and the dimension. Time: of a solution, "
-            "that of assembly, factorization and solves together. Waiting: the part of it in which the process waited "
-            "for others.",
+            "Holds: what the process keeps of the matrix. Peak memory: that of the whole program. Predicted: the "
+            "memory predicted before the job began, from the points, the tolerance and the dimension. Time: for a "
+            "solution, that of assembly, factorization and solves together. Waiting: the part of the time in which the "
+            "process waited for others.",
             beside,
         ),
     )  # fmt: skip
@@ -77,7 +77,7 @@ def _levels(title: str, rows: Sequence[LevelWork], waiting: str) -> Table:
             )
             for row in sorted(rows, key=lambda row: (-row.level, row.process))
         ],
-        f"Operations: floating-point ones, counted. {waiting}",
+        f"Operations: floating-point operations, counted. {waiting}",
         fold=True,
     )  # fmt: skip
 
@@ -123,14 +123,14 @@ def _model(processes: Sequence[ProcessWork], levels: Sequence[LevelWork], beside
     )
     note = (
         "Modeled time: operations and messages of the tree's levels alone. Measured: what these levels took "
-        "in the factorization, with the waiting that the model does not count. Dividing the points and measuring "
-        "the result come on top in the time of the whole factorization."
+        "in the factorization, with the waiting that the model does not count. The whole factorization takes longer, "
+        "because it also divides the points and measures the result."
     )
     return [
         Prose(text, quiet=True),
         Table(
-            "Time of more processes, by the model",
-            ("Processes", "Modeled time", "Measured", "Efficiency", "Part of messages"),
+            "Time with more processes, by the model",
+            ("Processes", "Modeled time", "Measured", "Efficiency", "Share of messages"),
             [
                 (
                     f.count(n_processes), f.seconds(work + talk),

@@ -101,7 +101,7 @@ def _solution(matrix: MatrixMetrics, beside: str) -> dict[str, str]:
         "Residual, compressed matrix": f.scientific(solve.relative_residual),
         "Residual, exact rows": f.scientific(solve.exact_residual),
         "Divided among": processes,
-        "Dense algebra instead": _dense(matrix, solve, beside),
+        "With dense algebra": _dense(matrix, solve, beside),
     }
 
 

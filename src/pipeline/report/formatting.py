@@ -107,10 +107,13 @@ def setting(value: float) -> str:
     return scientific(value, max(digits, 1))
 
 
-def scaled(value: float, units: Sequence[tuple[float, str]], digits: int = 3) -> str:
-    """A number in the largest unit that it reaches; ``units`` are (size, name), largest first."""
+def scaled(
+    value: float, units: Sequence[tuple[float, str]], digits: int = 3, like: float | None = None
+) -> str:
+    """A number in the largest unit that it, or ``like``, reaches; ``units`` are (size, name), largest first."""
+    largest = value if like is None else like
     # Compare what will be printed, so that 999.96 kB does not print as 1,000 kB.
-    reached = (unit for unit in units if abs(float(f"{value / unit[0]:.{digits - 1}e}")) >= 1)
+    reached = (unit for unit in units if abs(float(f"{largest / unit[0]:.{digits - 1}e}")) >= 1)
     size, name = next(reached, units[-1])
     return f"{significant(value / size, digits)}{NO_BREAK_SPACE}{name}"
 
@@ -122,13 +125,15 @@ def n_bytes(value: float, digits: int = 3) -> str:
 
 
 @_number_text
-def seconds(value: float, digits: int = 3) -> str:
-    """A time in its unit: 137 µs, 4.31 s, 12.5 min."""
-    if value == 0:
+def seconds(value: float, digits: int = 3, like: float | None = None) -> str:
+    """A time in its unit, or in that of the time ``like``: 137 µs, 4.31 s, 12.5 min."""
+    largest = abs(value if like is None else like)
+    if largest == 0:
         return f"0{NO_BREAK_SPACE}s"
-    if 100.0 <= value < 3600.0:
+    if 100.0 <= largest < 3600.0:
         return f"{significant(value / 60.0, digits)}{NO_BREAK_SPACE}min"
-    return scaled(value, ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")), digits)
+    units = ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+    return scaled(value, units, digits, largest)
 
 
 @_number_text

@@ -41,14 +41,14 @@ def layer_bars(network: Converted) -> Table:
     note = (
         "There is a line for each batch size, with the plan that was chosen for it by measurement. Bar: the "
         "speedup measured, with its bootstrap interval as a whisker. Tick: the speedup predicted, from the roofs "
-        "and from what such routines attain on reference layers; the sentence below each layer gives the same. "
+        "and from what such routines attain on reference layers; the sentences below each layer give the same. "
         "Vertical line: no change. Errors are relative, in the Euclidean norm, against float64 with the weights as "
-        "they were trained. Adds error: the layer's own error, from exact inputs. Output error: with the errors of "
+        "they were trained. Added error: the layer's own error, from exact inputs. Output error: with the errors of "
         "the layers before it. SQNR: the output error in decibels."
     )
     return Table(
         "Speed and error of every layer, and why it is that fast",
-        ("Layer", Column("FP32 time / FP16 time"), "Adds error", "Output error", "Output SQNR (dB)"),
+        ("Layer", Column("FP32 time / FP16 time"), "Added error", "Output error", "Output SQNR (dB)"),
         rows,
         f.sentences(note, said_of_timings(network)),
         details=details,
@@ -74,13 +74,14 @@ def _speed_bar(row: TimingRow, top: float, batches: list[int]) -> Bar:
 
 
 def _reasons(rows: list[TimingRow]) -> tuple[tuple[str, str], ...]:
-    """(batch, sentence) for every batch size, or the sentence once if it is always the same.
+    """(batch, sentences) for every batch size, or the sentences once if they are always the same.
 
-    A reason opens with the outcome and the speedup; the bar beside it has the speedup already.
+    A reason opens with the outcome and the speedup; the bar beside it has the speedup already. Reasons of former
+    versions have a colon behind these, where others begin the next sentence.
     """
     said = []
     for row in rows:
-        text = re.sub(r"^([^:,]*), [\d.,]+x(?= by | with |:)", r"\1", row.reason)
+        text = re.sub(r"^([^:,]*), [\d.,]+x(?= by | with |[:.] )", r"\1", row.reason)
         if text:
             said.append((f"Batch {f.count(row.batch)}", text[0].upper() + text[1:]))
     return (("", said[0][1]),) if len(said) > 1 and len({text for _, text in said}) == 1 else tuple(said)
@@ -114,7 +115,7 @@ def error_growth(network: Converted) -> Table:
     return Table(
         "How the error grows through the network",
         (
-            "Layer", "Batch", "Adds", "Error behind it", "Growth", "Largest", "Saturated", "Subnormal", "To zero",
+            "Layer", "Batch", "Added error", "Error after it", "Growth", "Largest", "Saturated", "Subnormal", "To zero",
             "Results",
         ),
         [
@@ -125,10 +126,11 @@ def error_growth(network: Converted) -> Table:
             )
             for (batch, name), found in layer_errors(network).items()
         ],
-        "The plans are those that were timed. Adds: the relative error of a layer whose inputs are exact, against "
-        "float64. Growth: the error after the layer, divided by the error before it. Largest: the largest magnitude "
-        "of a result. Saturated: results too large for FP16, stored as 65,504. Subnormal: results stored with fewer "
-        "digits. To zero: results that are not zero but are stored as zero. Results: how many the layer has.",
+        "The plans are those that were timed. Added error: the relative error of a layer whose inputs are exact, "
+        "against float64. Error after it: with the errors of the layers before it, too. Growth: the error after a "
+        "layer, divided by the error before it. Largest: the largest magnitude of a result. Saturated: results too "
+        "large for FP16, stored as 65,504. Subnormal: results stored with fewer digits. To zero: results that are not "
+        "zero but are stored as zero. Results: how many the layer has.",
     )  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def candidates(network: Converted) -> Table:
     """The routines that each layer was chosen from."""
     return Table(
         "What the routines were chosen from",
-        ("Layer", "Batch", Column("Routine"), "Time", "Adds error", Column("Choice")),
+        ("Layer", "Batch", Column("Routine"), "Time", "Added error", Column("Choice")),
         [
             (
                 row.layer, f.count(row.batch), row.routine, f.seconds(row.seconds), f.relative(row.error),
@@ -145,9 +147,10 @@ def candidates(network: Converted) -> Table:
             for row in network.candidates
             if " " in row.routine
         ],
-        "Measured inside the network. The second word is how weights lie in memory; all add up in FP32, and all "
-        "have the weights as stored. Adds error: from exact inputs, by rounded weights, products and results. Moves "
-        "away from FP32 are made in the order of squared error added per second saved, as far as the budget allows.",
+        "Times are measured inside the network. The second word of a routine is the format of its weights in memory. "
+        "All routines compute with the weights as stored and add up in FP32. Added error: the error of the layer from "
+        "exact inputs, by rounded weights, products and results. Layers move away from FP32 in the order of squared "
+        "error added per second saved, as far as the budget allows.",
         fold=True,
     )  # fmt: skip
 
@@ -169,8 +172,8 @@ def device_times(network: Converted) -> Table:
             )
             for row in network.device_timings
         ],
-        "Torch's own routines, by CUDA events. Speedup: over FP32 in the faster format. Tensor cores: by the "
-        "names of the kernels that ran.",
+        "Torch's own routines, timed by CUDA events. Speedup: relative to FP32 in the faster format. Tensor cores: "
+        "whether any were used, as the names of the kernels tell.",
     )  # fmt: skip
 
 
@@ -186,9 +189,9 @@ def layer_work(network: Converted) -> Table:
             )
             for row in network.timings
         ],
-        "Work: by the layer's definition. Executed: what a routine does for it, less by Winograd's "
-        "algorithm, more where it pads channels or splits numbers. Bytes: weights as "
-        "packed, inputs and outputs, each once; by level: where they come from, intermediate results included.",
+        "Work: operations by the layer's definition. Executed: operations of the routine, which are fewer by "
+        "Winograd's algorithm, and more where it pads channels or splits numbers. Bytes: weights as packed, inputs "
+        "and outputs, each once. By level: where the bytes come from, with those of intermediate results.",
         fold=True,
     )  # fmt: skip
 
@@ -198,10 +201,10 @@ def layer_times(network: Converted) -> Table:
     timings = [*network.timings, *network.other_timings]
     disturbed = [row.n_disturbed for row in timings if row.n_disturbed]
     note = f.sentences(
-        "Medians; the first prediction is that of the FP16 time, the second that of the speedup. Modes: in the "
-        "network behind the other layers, warm behind itself, cold behind a sweep of the caches. Rates are those of "
-        "FP16. Routine: of both precisions, or FP32 → FP16.",
-        "Exceeded: at one precision at least, the layer is more than 5 % faster than its roof allows."
+        "Times are medians. Mode: in the mode network, a layer runs after the layers before it; warm, again and "
+        "again; cold, each time after a sweep that empties the caches. Rates are those of FP16. Routine: that of both "
+        "precisions, or FP32 → FP16.",
+        "Exceeded: the layer is more than 5 % faster than its roof allows, at one precision at least."
         if any(map(beats_bound, timings))
         else "",
         "Other work disturbed some timings that are counted, because there were hardly any others: "
@@ -212,8 +215,8 @@ def layer_times(network: Converted) -> Table:
     return Table(
         "Times behind the bars",
         (
-            "Layer", "Batch", Column("Mode"), "FP32", "FP16", "Predicted", "Speedup", "Predicted", "GFLOP/s", "GB/s",
-            Column("Bound by"), Column("Routine"),
+            "Layer", "Batch", Column("Mode"), "FP32", "FP16", "FP16 predicted", "Speedup", "Speedup predicted",
+            "GFLOP/s", "GB/s", Column("Bound by"), Column("Routine"),
         ),
         [
             (

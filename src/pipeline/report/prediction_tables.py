@@ -14,7 +14,7 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table:
     judged = any(plan.accuracy for plan in network.plans.values())
     accuracies = ("Accuracy FP32", "Accuracy FP16", "Points gained", "Answers changed") if judged else ()
     known = any(plan.verification and plan.verification.varying_error for plan in network.plans.values())
-    varying = ("Of what varies",) if known else ()
+    varying = ("Error relative to variation",) if known else ()
     rows = [
         (
             batch,
@@ -28,12 +28,13 @@ def plans(network: Converted, speedups: Mapping[int, float]) -> Table:
     ]
     note = f.sentences(
         "Speedup: FP32 time over FP16 time, all layers together.",
-        "Accuracy: on test samples, with 95 % intervals in parentheses. Output error: the relative one, on validation "
-        f"samples. The plans were chosen so that these lose at most {network.budget_points:g} points."
+        "Accuracy: that on test samples, with 95 % intervals in parentheses. Output error: the relative error on "
+        "validation samples. The plans were chosen so that accuracy on these falls by at most "
+        f"{network.budget_points:g} points."
         if judged
-        else "Output error: the relative one, on the inputs of the study; there were no labels to judge answers by.",
-        "Of what varies: the same error relative to the outputs' deviations from their mean over the samples, so that "
-        "a large bias hides nothing."
+        else "Output error: the relative error on the inputs of the study. There were no labels to judge answers by.",
+        "Error relative to variation: the same error relative to the outputs' deviations from their mean over the "
+        "samples, so that a large bias hides nothing."
         if known
         else "",
         "The inputs are noise that was generated with the study, so errors of real samples may be others."
@@ -86,8 +87,8 @@ def changed_predictions(network: Converted, classes: Sequence[str]) -> Table:
     return Table(
         "Answers that changed",
         (
-            "Plan for batch", Column("Test sample"), Column("Is"), Column("At FP32"), Column("At FP16"),
-            "Margin at FP32",
+            "Plan for batch", Column("Test sample"), Column("True class"), Column("Class at FP32"),
+            Column("Class at FP16"), "Margin at FP32",
         ),
         [
             (
@@ -97,7 +98,8 @@ def changed_predictions(network: Converted, classes: Sequence[str]) -> Table:
             for batch, found in _predictions(network).items()
             for entry in found.changed
         ],
-        "Margin: between the two classes, relative to the largest logit; small where FP32 was undecided itself.",
+        "Margin: the difference of the two classes' logits, relative to the largest logit. A small one shows that FP32 "
+        "was undecided, too.",
     )  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def _confusion(found: Answers, batches: Sequence[str], classes: Sequence[str]) -
     ]
     return Table(
         f"Cells of the confusion matrix that FP16 changes, plan for batch {f.listing(batches)}",
-        ("Is", Column("Taken for"), "FP32", "FP16", "Change"),
+        ("True class", Column("Taken for"), "FP32", "FP16", "Change"),
         [
             (true, taken, f.count(n), f.count(m), f.NumberText(f"{m - n:+d}".replace("-", "−"), m - n))
             for true, taken, n, m in sorted(cells, key=lambda cell: -abs(cell[3] - cell[2]))

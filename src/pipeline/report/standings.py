@@ -53,8 +53,8 @@ def standings(training: Runs, roles: RoleMetrics | None) -> Table | None:
         f"for the claims. {said}: of the first-order runs with small batches, it has the highest accuracy on "
         "validation images. At "
         f"its level: the whole interval lies above −{MARGIN:g} points. Below: the whole interval lies below zero, "
-        f"and its middle below −{MARGIN:g} points. Without an interval (one seed in common, or equal "
-        "differences) and in favor of a run of which a seed diverged, nothing is decided.",
+        f"and its middle below −{MARGIN:g} points. Nothing is decided without an interval (one seed in "
+        "common, or equal differences), nor in favor of a run of which a seed diverged.",
     )
 
 

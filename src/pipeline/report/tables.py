@@ -120,9 +120,9 @@ def minima(training: Runs, target: float | None) -> Table | None:
     ]
     note = f.sentences(
         "Means over seeds." if repeated(training) else "",
-        "Curvature: largest eigenvalue of the Hessian of the training loss at the end; rise: of that loss when every "
-        "weight matrix gets Gaussian noise of a fifth of its size.",
-        f"Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}; means are those "
+        "Largest curvature: the largest eigenvalue of the Hessian of the training loss at the end. Rise under noise: "
+        "the rise of that loss when every weight matrix gets Gaussian noise of a fifth of its size.",
+        f"Target: the training loss with which large-batch SGD ends, {f.significant(target, 3)}. Means are those "
         "of the seeds that reached it, with a dash where none did."
         if speed
         else "",
@@ -153,8 +153,8 @@ def factors(training: Runs) -> Table:
             for seed in list(run.seeds.values())[:1]
             for layer, found in seed.layers.items()
         ],
-        "A is the second moment of a layer's inputs, and G that of the gradients at its outputs. Conditions are "
-        "those with damping, and pi says how damping is split between the two."
+        "A is the second moment of a layer's inputs, and G that of the gradients at its outputs. Condition "
+        "numbers are those with damping. Pi says how damping is split between the two."
         f"{' All figures are those of the first seed.' if repeated(training) else ''}",
     )  # fmt: skip
 
@@ -162,8 +162,8 @@ def factors(training: Runs) -> Table:
 def levels(matrix: MatrixMetrics) -> Table:
     """Compression, tree level by tree level; levels at which nothing is kept (the upper ones) are left out."""
     note = (
-        "Unknowns: of all boxes of the level, each of which keeps skeletons among its own. Kept: skeletons divided by "
-        "unknowns. Time: of choosing them. Storage: of the level's blocks."
+        "Unknowns: those of all boxes of the level, each of which keeps some of its own as skeletons. Kept: skeletons "
+        "divided by unknowns. Time: the time to choose skeletons. Storage: that of the level's blocks."
     )
     return Table(
         "Compression, level by level",
@@ -194,7 +194,7 @@ def scaling(rows: Sequence[ScalingRow], growth: Mapping[str, Power], beside: str
     if growth:
         body.append(("exponent of N", *(_exponent(growth.get(key)) for key in (*TIMES, *SIZES)), ""))
     titles = ("N", "Compress", "Factorize", "Product", "Solve", "Operator", "Factorization", "Error")
-    intervals = "The intervals of the exponents are 95 % ones, from the scatter around the fitted line."
+    intervals = "Exponents have 95 % intervals, from the scatter around the fitted line."
     return Table("Cost against N", titles, body, f.sentences(intervals if growth else "", beside))
 
 

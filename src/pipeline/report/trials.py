@@ -19,12 +19,12 @@ def trials(training: Runs) -> Table:
     )
     note = (
         "All runs had the same number of trials and of searched options, drawn at the same points of their "
-        "ranges. Each trial is a whole training with a seed of its own; the best accuracy on validation images was "
-        "chosen."
+        "ranges. Each trial is a whole training with a seed of its own. The trial with the best accuracy on validation "
+        "images was chosen."
     )
     return Table(
-        "Trials that chose the options",
-        ("Run", "Trials", "Diverged", "Chosen on validation", "Median", "Time"),
+        "Trials from which the options were chosen",
+        ("Run", "Trials", "Diverged", "Chosen trial's validation acc.", "Median trial's", "Time"),
         [_row(label, tuning) for label, tuning in tuned],
         f"{note}{repeated if n_repeats else ''}",
         details=[

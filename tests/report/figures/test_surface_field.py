@@ -49,7 +49,7 @@ def test_values_of_triangles_and_of_vertices_are_told_apart_and_their_greatest_i
         np.testing.assert_allclose(size, expected[triangle], atol=1e-5)
         faces = centers[triangle] @ FORWARD
         if abs(faces) > 0.1:
-            assert side == ("seen along the wave" if faces < 0 else "seen against it")
+            assert side == ("seen along the wave" if faces < 0 else "seen against the wave")
     assert "<image" in drawing.svg
 
 

@@ -49,7 +49,7 @@ def _error_text(network: Converted) -> str:
     if not known:
         return ""
     varying = [found.varying_error for found in checked if is_number(found.varying_error)]
-    beside = f", {relative(max(varying))} of what varies between samples" if varying else ""
+    beside = f", {relative(max(varying))} of the variation between samples" if varying else ""
     of = " for inputs that are noise, which tell nothing of real samples" if network.generated_inputs else ""
     return f"; its outputs differ by at most {relative(max(known))}{beside}{of}"
 

@@ -135,7 +135,7 @@ def coverage_plot(name: str, arrays: Arrays) -> Drawing | None:
         axes.plot([0, 1], [0, 1], **DASHED)
         axes.plot(level, found, "o-", color=PALETTE["series-3"], markersize=3.5, linewidth=1)
         axes.set(aspect="equal", xlim=(0, 1), ylim=(0, 1.02), title="Coverage of intervals")
-        axes.set(xlabel="probability promised", ylabel="held-out values within")
+        axes.set(xlabel="nominal probability", ylabel="share of held-out values")
         data = Data(("promised", "found"))
         for promised, held in zip(level, found, strict=True):
             data.add(axes, promised, held, float(promised), float(held))

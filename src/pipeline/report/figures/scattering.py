@@ -45,7 +45,7 @@ def far_field(name: str, arrays: Arrays) -> Drawing | None:
             f"the incident wave; |f| is greatest at {significant(at)} degrees, {significant(top)} units of the mesh."
         )
         if sizes.min() < top * 10 ** (-_FLOOR / 20):
-            words += f" What is deeper than {_FLOOR:g} decibels below that is drawn there."
+            words += f" Values more than {_FLOOR:g} decibels lower are drawn as if they were {_FLOOR:g} decibels lower."
         return finish(figure, f"far-field-{name}", words, data)
 
 
@@ -74,7 +74,7 @@ def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing
     told = np.zeros(len(triangles), bool)
     with canvas(5.2, 2.7) as figure:
         panels = figure.subplots(1, 2)
-        titles = "Seen along the wave", "Seen against it"
+        titles = "Seen along the wave", "Seen against the wave"
         for axes, side, title in zip(panels, (1.0, -1.0), titles, strict=True):
             order = seen(vertices, triangles, side * direction)
             flat: Any = vertices @ np.stack([side * across, up], axis=1)

@@ -25,7 +25,7 @@ def elsewhere_section(metrics: Metrics, _: Arrays) -> PageSection | None:
     links = (_link(name, names[name], study) for name, study in metrics.beside.items())
     tables = (make(called) for make in (_claims, _standings, _best, _critical_batches))
     blocks: list[Block] = [*tables, *links]
-    return PageSection("elsewhere", "Does it hold elsewhere?", _lead(metrics, names), blocks)
+    return PageSection("elsewhere", "Do the claims hold in other studies?", _lead(metrics, names), blocks)
 
 
 def _lead(metrics: Metrics, names: Mapping[str, str]) -> str:

@@ -58,7 +58,7 @@ def _matrix(
         Illustration([far_field(name, arrays)], described=True),
         _structure(name, matrix),
         NamedValues(matrix_facts(matrix)),
-        Prose(f"Noted on the way: {'; '.join(notes)}.", quiet=True) if notes else None,
+        Prose(f"Notes: {'; '.join(notes)}.", quiet=True) if notes else None,
         tables.levels(matrix),
         *distribution(matrix.distribution, said_beside(matrix.alone)),
     ]
