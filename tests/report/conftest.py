@@ -10,6 +10,7 @@ from filelock import FileLock
 from pages import write_no_svg
 
 from pipeline.report import Metrics, render
+from pipeline.report import formatting as f
 
 # name: (label, optimizer, batch, smoothing, final train loss, test accuracies, test losses, steps)
 RUNS = {
@@ -149,13 +150,28 @@ def _timings() -> list[dict]:
                     "predicted_speedup": speedup * 1.08, "flops": flops * batch, "bytes_fp32": 2 * n_bytes,
                     "bytes_fp16": n_bytes, "intensity": flops * batch / n_bytes, "gflops": rate,
                     "gbytes": n_bytes / half / 1e9, "bound": bound,
-                    "reason": f"FP16 wins, {speedup:.2f}x: {bound}-bound, reads {n_bytes / 1e3:.0f} kB instead of "
-                    f"{2 * n_bytes / 1e3:.0f} kB."
-                    if bound != "compute"
-                    else f"no clear difference, {speedup:.2f}x: compute-bound at {rate:.0f} GFLOP/s.",
+                    "reason": _reason(bound, speedup, ROUTINES[kind], flops * batch, n_bytes, half),
                 }
             )  # fmt: skip
     return rows
+
+
+def _reason(bound: str, speedup: float, routine: str, flops: float, n_bytes: float, seconds: float) -> str:
+    """Three sentences as those of `precision.reason`."""
+    verdict = f"FP16 wins, {speedup:.2f}x by {routine} with FP16 weights."
+    took, took_fp32 = f.seconds(seconds), f.seconds(2 * seconds)
+    moved, moved_fp32 = f.n_bytes(n_bytes), f.n_bytes(2 * n_bytes)
+    limit = (
+        f"The layer is {bound}-bound: {moved} from {bound} at {n_bytes / seconds / 1e9:.2g} GB/s take {took}; FP32 "
+        f"needs {took_fp32} for {moved_fp32}."
+    )
+    if bound == "compute":
+        verdict = f"FP16 makes no clear difference, {speedup:.2f}x with {routine} of FP16 weights."
+        limit = (
+            f"Both sides are compute-bound: {flops / 1e6:.3g} million FLOPs at {flops / seconds / 1e9:.0f} GFLOP/s "
+            f"take {took}, so moving {moved} instead of {moved_fp32} saves no time."
+        )
+    return f"{verdict} {limit} FP16 took {took} (predicted: {took}, speedup {1.08 * speedup:.2f}x)."
 
 
 def _blocks(depth: int, n: int) -> list[list[int]]:
