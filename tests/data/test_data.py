@@ -33,5 +33,5 @@ def test_an_unknown_option_names_the_nearest_known_one():
 
 
 def test_a_missing_option_is_named():
-    with pytest.raises(ConfigError, match="the point set sphere wants the option n_points"):
+    with pytest.raises(ConfigError, match="the point set sphere needs the option n_points"):
         load_points("sphere")

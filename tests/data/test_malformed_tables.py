@@ -45,7 +45,7 @@ MALFORMED = {
         (b"lon,lat,mm\n1,2,0x10\n", r"row 1 \(line 2\), column mm: .* found '0x10'"),
         (b"lon,lat,mm\n1,2,3 mm\n", r"row 1 \(line 2\), column mm: .* found '3 mm'"),
         (b'lon,lat,mm\n1,2,"3,5"\n', r"row 1 \(line 2\), column mm: .* found '3,5'"),
-        (b"lon,lat,lat,mm\n1,2,2,3\n", "column 'lat' is there twice"),
+        (b"lon,lat,lat,mm\n1,2,2,3\n", "column 'lat' occurs twice"),
         (b"lon;lat;mm\n1;2;3\n", "separated by ';'"),
         (b"lon\tlat\tmm\n1\t2\t3\n", r"separated by '\\t'"),
         (b"lon,lat,mm\n1,\xe9,3\n", "not a text file; save it as CSV in UTF-8"),
@@ -117,7 +117,7 @@ MALFORMED = {
         (archive(("lon", header((-2,)))), r"lon holds float64 of shape \(-2,\)"),
         (archive(("lon", header((2**62,))), ("lat", header((2**62,))), ("mm", header((2**62,)))), "it ends too early"),
         (archive(("lon", b"")), "not a file .*reading magic string"),
-        (archive(("lon", header((2,), content=X.tobytes())), ("lon", b"")), "array 'lon' is there twice"),
+        (archive(("lon", header((2,), content=X.tobytes())), ("lon", b"")), "array 'lon' occurs twice"),
         (encrypted, "not a file .*is encrypted"),
     ],
     ".parquet": [
@@ -143,7 +143,7 @@ MALFORMED = {
         (table_of(lon=X[:0], lat=X[:0], mm=X[:0]), "holds no rows"),
         (
             lambda path: parquet.write_table(pa.Table.from_arrays([pa.array(X)] * 2, names=["lon", "lon"]), path),
-            "column 'lon' is there twice",
+            "column 'lon' occurs twice",
         ),
     ],
     ".nc": [
@@ -179,9 +179,9 @@ MALFORMED = {
         (npy(np.zeros((3, 3))), "cannot be read"),
         (raster(cut=16), "cannot be read"),
         (raster(cut=50), "cannot be read"),
-        (raster(cut=100), "tells no coordinates of its cells"),
+        (raster(cut=100), "does not give the coordinates of its cells"),
         (raster(cut=300), "cannot be read"),
-        (raster(turned=True), "its grid is turned"),
+        (raster(turned=True), "its grid is rotated"),
         (raster(fill=np.nan), r"row 6 \(y 2, x 2\), column 1: .* found no value"),
         (raster(fill=np.inf), r"row 6 \(y 2, x 2\), column 1: .* found 'inf'"),
         (raster(fill=-np.inf), r"row 6 \(y 2, x 2\), column 1: .* found '-inf'"),

@@ -54,7 +54,7 @@ def test_rows_are_counted_through_the_parts_that_a_file_is_read_in(stations, mon
             "lon,lat,mm\n1e101,2,3\n",
             r"row 1 \(line 2\), column lon: wanted a number of size 1e\+100 at most, found '1e101'",
         ),
-        ("lon,lat,lat,mm\n1,2,2,3\n", "column 'lat' is there twice"),
+        ("lon,lat,lat,mm\n1,2,2,3\n", "column 'lat' occurs twice"),
         ("lon;lat;mm\n1;2;3\n", "separated by ';'; save it with commas"),
         ("lon,lat,mm\n1,\u00e9,3\n", r"row 1 \(line 2\), column lat: wanted a finite number"),
     ],

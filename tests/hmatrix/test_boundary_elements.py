@@ -271,8 +271,8 @@ def test_capacitance_is_in_units_of_four_pi_epsilon():
 @pytest.mark.parametrize(
     ("vertices", "triangles", "message"),
     [
-        (torch.ones(4, 2), torch.tensor([[0, 1, 2]]), "vertices of a mesh have the shape"),
-        (torch.rand(4, 3), torch.tensor([0, 1, 2]), "triangles of a mesh have the shape"),
+        (torch.ones(4, 2), torch.tensor([[0, 1, 2]]), "vertices of a mesh must have the shape"),
+        (torch.rand(4, 3), torch.tensor([0, 1, 2]), "triangles of a mesh must have the shape"),
         (torch.rand(4, 3), torch.tensor([[0, 1, 4]]), "corner 4 of 4"),
         (torch.rand(4, 3), torch.tensor([[0, 1, 2], [3, 1, 1]]), "triangle 2, counted from 1, has no area"),
     ],

@@ -231,17 +231,17 @@ def test_points_on_the_surface_coarse_meshes_and_open_bodies_are_refused():
         solve_dirichlet(TriangleMesh(mesh.vertices, mesh.triangles[1:]), np.ones(len(mesh.vertices)))
     with pytest.raises(ConfigError, match="subtract the mean of the derivatives"):
         solve_neumann(mesh, np.ones(len(mesh)))
-    with pytest.raises(ValueError, match="values of 42 vertices are wanted"):
+    with pytest.raises(ValueError, match="values must be one for each of 42 vertices"):
         solve_dirichlet(mesh, np.ones(3))
-    with pytest.raises(ValueError, match='side is "interior" or "exterior"'):
+    with pytest.raises(ValueError, match='side must be "interior" or "exterior"'):
         solve_dirichlet(mesh, np.ones(42), side="left")
-    with pytest.raises(ValueError, match='condition is "soft" or "hard"'):
+    with pytest.raises(ValueError, match='condition must be "soft" or "hard"'):
         solve_scattering(mesh, PlaneWave(1.0), 1.0, condition="firm")
-    with pytest.raises(ConfigError, match=r"the incident wave has 1\.0, not 2\.0"):
+    with pytest.raises(ConfigError, match=r"the incident wave has 1\.0 and the problem 2\.0"):
         solve_scattering(mesh, PlaneWave(1.0), 2.0)
     with pytest.raises(ConfigError, match="NaN or infinite"):
         solve_dirichlet(mesh, np.full(42, np.nan))
-    with pytest.raises(ConfigError, match="direction: three numbers that are not all 0"):
+    with pytest.raises(ConfigError, match="direction must be three numbers that are not all 0"):
         PlaneWave(1.0, (0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="another mesh"):
         solve_dirichlet(mesh, np.ones(42), operators=LayerOperators(TriangleMesh(*sphere_mesh(0))))

@@ -205,7 +205,7 @@ def test_unlike_arguments_are_refused_on_all_processes():
     points = np.random.default_rng(0).random((90, 2))
 
     def work(A, _):
-        with pytest.raises(ConfigError, match=r"kind: no 'qr'"):
+        with pytest.raises(ConfigError, match=r"kind: 'qr' is unknown"):
             A.factorize(kind="qr" if A.communicator.rank == 1 else "auto")
         with pytest.raises(ConfigError, match=r"parts: process 0 passes 1 and process 1 2"):
             A.factorize(parts=1 + A.communicator.rank)

@@ -164,7 +164,7 @@ def test_a_wave_of_another_length_is_refused():
         )
         with pytest.raises(ConfigError, match="the incident wave has 2"):
             solve_distributed_scattering(layers, PlaneWave(2.0))
-        with pytest.raises(ValueError, match="condition is"):
+        with pytest.raises(ValueError, match="condition must be"):
             solve_distributed_scattering(layers, PlaneWave(K), condition="wet")
 
     run_in_threads(2, work)

@@ -65,8 +65,8 @@ def other_on_process(communicator, rank, usual, other):
             "number of triangles: process 0 passes 20 and process 1 19",
         ),
         ({"triangles": TRIANGLES + 0.5}, TypeError, "triangles of a mesh are whole numbers, not float64"),
-        ({"vertices": None}, ValueError, "vertices of a mesh have the shape"),
-        ({"vertices": VERTICES[:, :2]}, ValueError, "vertices of a mesh have the shape"),
+        ({"vertices": None}, ValueError, "vertices of a mesh must have the shape"),
+        ({"vertices": VERTICES[:, :2]}, ValueError, "vertices of a mesh must have the shape"),
     ],
 )
 def test_operators_are_refused_on_all_processes_where_one_passes_something_else(options, kind, words):
@@ -86,7 +86,7 @@ def test_one_mesh_may_have_numbers_of_several_types():
 
 
 def test_none_is_no_communicator():
-    with pytest.raises(TypeError, match="communicator wants the processes"):
+    with pytest.raises(TypeError, match="communicator must be a Communicator"):
         layers_of(None)
 
 
@@ -94,7 +94,7 @@ def test_none_is_no_communicator():
     ("options", "kind", "words"),
     [
         ({"condition": "hard"}, ConfigError, "condition: process 0 passes soft and process 1 hard"),
-        ({"condition": "wet"}, ValueError, 'condition is "soft" or "hard"'),
+        ({"condition": "wet"}, ValueError, 'condition must be "soft" or "hard"'),
         ({"tolerance": 1e-3}, ConfigError, "tolerance: process 0 passes"),
         ({"tolerance": float("nan")}, ValueError, "tolerance"),
         ({"max_iterations": 0}, ValueError, "max_iterations must be at least 1"),
@@ -281,7 +281,7 @@ def test_what_needs_the_whole_surface_says_what_to_take_instead():
     run_in_threads(2, refused)
     with pytest.raises(TypeError, match=r"what DistributedLayerOperators\.of returns"):
         solve_distributed_scattering(LayerOperators(BALL, Helmholtz(K)), WAVE)
-    with pytest.raises(ConfigError, match="waves want those of Helmholtz"):
+    with pytest.raises(ConfigError, match="waves need those of Helmholtz"):
         solve_distributed_scattering(layers_of(Serial(), kernel=LaplaceSingleLayer()), PlaneWave(0.0))
 
 

@@ -195,7 +195,7 @@ BROKEN = {
     "of another matrix": r"shard-00001\.safetensors is damaged, or of another matrix",
     "cut off": r"shard-00001\.safetensors is damaged",
     "empty": r"shard-00001\.safetensors is damaged",
-    "described wrongly": r"h2shards\.json: it is not what was written",
+    "described wrongly": r"h2shards\.json: it differs from what was written",
     "of another version": r"another version than 3",
     "not described": r"h2shards\.json is missing",
 }

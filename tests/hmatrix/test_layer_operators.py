@@ -274,7 +274,7 @@ def test_what_makes_no_sense_is_refused():
     layers = LayerOperators(mesh)
     with pytest.raises(ValueError, match="continuous functions"):
         layers.hypersingular("P0")
-    with pytest.raises(ValueError, match='spaces are "P0"'):
+    with pytest.raises(ValueError, match='a space must be "P0"'):
         layers.mass("P2", "P0")
     with pytest.raises(TypeError, match="kernel wants a fundamental solution"):
         LayerOperators(mesh, Matern())

@@ -121,9 +121,9 @@ def test_what_cannot_be_of_low_rank_is_refused(points, tmp_path):
         ConvergenceError, match=r"151 columns of 601 leave a relative error of .*a larger tolerance, or"
     ):
         DistributedLowRank.from_kernel(points, rough, Serial(), diagonal=1.0, tolerance=1e-6)
-    with pytest.raises(ConfigError, match="diagonal: a number above 0 is wanted, found 0"):
+    with pytest.raises(ConfigError, match="diagonal must be a number above 0, found 0"):
         DistributedLowRank.from_kernel(points, KERNEL, Serial(), diagonal=0.0)
-    with pytest.raises(ConfigError, match="kernel: a covariance is wanted"):
+    with pytest.raises(ConfigError, match="kernel must be a covariance"):
         DistributedLowRank.from_kernel(points, kernels.LaplaceSingleLayer(), Serial(), diagonal=1.0)
     A = DistributedLowRank.from_kernel(points, KERNEL, Serial(), diagonal=1.0, tolerance=1e-2)
     with pytest.raises(ValueError, match=r"the matrix wants shape \(601,\) or \(601, m\), not \(7,\)"):

@@ -130,7 +130,7 @@ def test_an_empty_mesh_is_no_closed_surface():
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"triangles of a mesh have the shape \(n, 3\), not \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"triangles of a mesh must have the shape \(n, 3\), not \(4, 2\)"):
         diagnose((np.zeros((4, 3)), np.zeros((4, 2), int)))
 
 

@@ -92,9 +92,9 @@ def test_streamed_products_are_those_of_the_dense_matrix(points, kernel, kept, m
 
 def test_what_cannot_be_solved_is_said(points, kernel):
     b = points[:, 0]
-    with pytest.raises(ConfigError, match="diagonal: positive numbers are wanted"):
+    with pytest.raises(ConfigError, match="diagonal must be one positive number or"):
         solve(points, kernel, b, diagonal=0.0)
-    with pytest.raises(ConfigError, match="kernel: a covariance is wanted"):
+    with pytest.raises(ConfigError, match="kernel must be a covariance"):
         solve(points, kernels.LaplaceSingleLayer(), b, diagonal=1.0)
     with pytest.raises(ConvergenceError):
         solve(points, kernel, b, diagonal=1e-6, rank=5, max_iterations=5)

@@ -121,7 +121,7 @@ def test_a_file_that_names_a_class_makes_nothing_run(tmp_path, monkeypatch):
         kernels.from_dict({"name": "", "class": "hostile:Kernel", "parameters": {}})
     written = {"path": str(tmp_path / "written"), "flags": os.O_CREAT | os.O_WRONLY}
     for path in ("os:open", "builtins:float", "pipeline.hmatrix.kernels:build", "os:nothing.here"):
-        with pytest.raises(ConfigError, match=f"{path} is no class of kernels"):
+        with pytest.raises(ConfigError, match=f"{path} is not a class of kernels"):
             kernels.from_dict({"name": "", "class": path, "parameters": written})
     assert not (tmp_path / "written").exists()
 

@@ -113,7 +113,7 @@ def test_outside_of_a_checkout_it_says_so(tmp_path, monkeypatch, capsys):
         ("broken:net", {}, "can't be imported (it broke)"),
         ("ending:net", {}, "can't be imported (it ends the program)"),
         ("mine:gone", {}, "can't be imported (module 'mine' has no attribute 'gone')"),
-        ("mine:number", {}, "is no function or class that could be called, but int"),
+        ("mine:number", {}, "is of type int; name a function or class"),
         ("mine:net", {"depth": 3}, "model.options (got an unexpected keyword argument 'depth')"),
     ],
 )

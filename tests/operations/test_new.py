@@ -245,8 +245,8 @@ def test_every_written_study_explains_itself_in_comments(checkout):
 @pytest.mark.parametrize(
     ("name", "source", "words"),
     [
-        ("a b", "a.csv", "a b: no name for a study"),
-        ("history", "a.csv", "history: no name for a study"),
+        ("a b", "a.csv", "a b: not a valid name for a study"),
+        ("history", "a.csv", "history: not a valid name for a study"),
         ("tiny", "a.csv", "config/tiny.yaml: is there already"),
         (
             "own",

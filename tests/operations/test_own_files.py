@@ -183,7 +183,7 @@ def test_a_grid_of_too_many_places_is_refused_before_the_fit(check, spacing):
             KRIGING | {"points": KRIGING["points"] | {"held_out": 0.95}, "fit": {}},
             "fit: 5 points are left to fit to; wanted 10 at least",
         ),
-        (KRIGING | {"points": KRIGING["points"] | {"n": 101}}, "n: wanted 101 of the points"),
+        (KRIGING | {"points": KRIGING["points"] | {"n": 101}}, "n: wanted 101 points of"),
         (KRIGING | {"predict": {"path": "own.npy"}}, "predict: own.npy: has no column 'x'"),
         (
             KRIGING | {"predict": {"path": "own.npy", "coordinates": [0]}},

@@ -61,7 +61,7 @@ def test_an_error_that_the_size_of_outputs_hides_is_warned_of_with_a_budget_that
     if name.startswith("inputs"):
         x = 0.01 * x + 300.0
     with pytest.warns(
-        UserWarning, match=r"outputs have errors that are large beside their variation"
+        UserWarning, match=r"outputs have errors that are large relative to their variation"
     ) as told:
         network = HalfNetwork.convert(module, x)
     errors = varying_errors(module, network(x), x)

@@ -144,11 +144,13 @@ def test_complete_weights_of_another_network_are_refused(mlp):
     network = HalfNetwork.convert(module, x)
     plan, tensors, complete = network.plan(), network.tensors(), dict(network.parameters)
     complete["4.weight"] = complete["4.weight"] + 2.0**-11
-    with pytest.raises(ArtifactError, match=r"layer '4': the weights as stored are off by .* the plan says"):
+    with pytest.raises(
+        ArtifactError, match=r"layer '4': the stored weights differ from the complete ones by .* in the plan"
+    ):
         HalfNetwork.from_plan(plan, tensors, complete)
     complete = dict(network.parameters)
     complete["1.bias"] = complete["1.bias"] + torch.eye(33)[5]
-    with pytest.raises(ArtifactError, match="layer '1': the bias as stored is another than the complete one"):
+    with pytest.raises(ArtifactError, match="layer '1': the stored bias differs from the complete one"):
         HalfNetwork.from_plan(plan, tensors, complete)
     del complete["4.weight"]
     with pytest.raises(ArtifactError, match=r"'4.weight' of shape \(7, 33\), found nothing"):

@@ -121,7 +121,7 @@ def test_a_job_with_less_memory_than_was_foretold_is_refused_in_one_line():
     require_room(foretold, 4, {})  # no Slurm, which would tell
     require_room(foretold, 4, {"SLURM_MEM_PER_NODE": "5000"})
     with pytest.raises(
-        ConfigError, match=r"GB are foretold of a node with 4 of .* gave the job 1 GB"
+        ConfigError, match=r"predicted to need .* GB on a node with 4 of its .* gave it 1 GB"
     ) as found:
         require_room(foretold, 4, {"SLURM_MEM_PER_NODE": "1000"})
     assert "\n" not in str(found.value)

@@ -137,6 +137,6 @@ def test_who_waits_for_a_dead_process_tells_its_name(collective):
 def test_who_waits_too_long_for_a_living_process_gives_up(monkeypatch):
     monkeypatch.setattr(node_group, "TIMEOUT", timedelta(seconds=0.05))
     with pytest.raises(
-        ProcessLostError, match=r"process 0 has waited 0:00:00.05\d* for the other 1, which live"
+        ProcessLostError, match=r"process 0 has waited 0:00:00.05\d* for the other 1, which still run"
     ):
         groups(2)[0].barrier()

@@ -54,7 +54,7 @@ def test_a_job_with_other_software_names_what_differs(monkeypatch):
     recorded = versions() | {"torch": "1.0", "left-pad": "3"}
     monkeypatch.setenv(VARIABLE, json.dumps({"versions": recorded, "code": {}}))
     here = versions()["torch"]
-    words = f"left-pad is missing instead of 3, torch is {here} instead of 1.0 where the job was submitted"
+    words = f"left-pad is missing instead of 3, torch is {here} instead of 1.0; use one environment"
     with pytest.raises(ConfigError) as caught:
         check_software()
     assert words in str(caught.value)

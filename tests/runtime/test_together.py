@@ -105,7 +105,7 @@ def test_an_interrupt_on_one_process_is_its_own_and_ends_the_others():
 def test_processes_that_call_other_methods_are_told():
     def work(comm):
         with pytest.raises(
-            ConfigError, match="process 0 tells its factor and process 1 its columns: call the same"
+            ConfigError, match="process 0 passes factor and process 1 passes columns: call the same"
         ):
             require_alike(comm, {"columns" if comm.rank else "factor": 2})
 

@@ -85,9 +85,7 @@ def test_a_job_with_less_memory_than_was_foretold_ends_with_one_line(bench, stud
     assert matrix(bench, "airports") == [0, 2]
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(said) == 1
-    assert (
-        "GB are foretold of a node with 1 of the processes, and Slurm gave the job 0.001 GB there" in said[0]
-    )
+    assert "GB on a node with 1 of its processes, but Slurm gave it 0.001 GB there" in said[0]
     assert not bench.manifest("compress/airports").exists()
 
 

@@ -149,13 +149,13 @@ def test_every_real_kernel_solves_for_the_values_of_a_file(bench, matrix, kernel
 @pytest.mark.parametrize(
     ("dimension", "kernel", "words"),
     [
-        (1, {"name": "yukawa"}, "Yukawa is given in the plane and in space, not in 1 dimensions"),
+        (1, {"name": "yukawa"}, "Yukawa is defined in 2 and 3 dimensions, not in 1"),
         (
             4,
             {"name": "laplace_single_layer"},
-            "LaplaceSingleLayer is given in the plane and in space, not in 4 dimensions",
+            "LaplaceSingleLayer is defined in 2 and 3 dimensions, not in 4",
         ),
-        (4, {"name": "thin_plate"}, "ThinPlate is given in one to three dimensions, not in 4"),
+        (4, {"name": "thin_plate"}, "ThinPlate is defined in 1 to 3 dimensions, not in 4"),
         (
             2,
             {"name": "matern", "length_scale": [0.1, 0.1, 0.2]},
@@ -209,7 +209,7 @@ MATERN = {"name": "matern", "length_scale": 1.0}
         ({"points": FILE, "kernel": MATERN, "task": "kriging", "right_hand_side": "b.npy"},
          "right_hand_side belongs to task 'solve', and only to it"),
         ({"points": FILE, "kernel": MATERN, "task": "logdet", "compress": {"form": "low_rank"}},
-         "'low_rank' goes with task classification, solve or product, found 'logdet'"),
+         "'low_rank' needs task classification, solve or product, found 'logdet'"),
         ({"points": FILE, "kernel": MATERN, "task": "solve", "compress": {"form": "low_rank"}},
          "a nugget above 0; found kernel 'matern' and nugget 0.0"),
         ({"points": FILE, "kernel": MATERN, "task": "solve", "nugget": 0.1, "compress": {"form": "low_rank"},
@@ -221,9 +221,9 @@ MATERN = {"name": "matern", "length_scale": 1.0}
         ({"points": FILE, "kernel": {"name": "custom", "path": "math:pi"}, "task": "solve"}, "no function, but float"),
         ({"points": FILE, "kernel": MATERN, "task": "solve", "predict": {"path": "x.csv"}},
          "predict belongs to task 'kriging'"),
-        ({"points": FILE, "kernel": MATERN, "task": "kriging", "predict": {}}, "predict wants a path or a grid"),
+        ({"points": FILE, "kernel": MATERN, "task": "kriging", "predict": {}}, "predict needs either a path or a grid"),
         ({"points": FILE, "kernel": MATERN, "task": "kriging", "predict": {"path": "x.csv", "grid": {"spacing": 1}}},
-         "predict wants a path or a grid"),
+         "predict needs either a path or a grid"),
         ({"points": FILE | {"value": ["a", "b"]}, "kernel": MATERN, "task": "kriging", "fit": {}},
          "fit needs one points.value, found 2"),
         ({"points": FILE | {"unit": ["mm", "cm"]}, "kernel": MATERN, "task": "kriging"},

@@ -167,7 +167,7 @@ def test_a_mesh_too_coarse_for_the_wave_is_refused_before_it_is_compressed(bench
     [
         (
             {"kernel": {"name": "laplace_single_layer"}},
-            "goes with kernel 'helmholtz' and a wavenumber above 0",
+            "needs kernel 'helmholtz' and a wavenumber above 0",
         ),
         ({"points": {"name": "uniform_cube", "n": 100}}, "needs points sphere or cube or mesh"),
         ({"wave": {"direction": [0, 0, 0]}}, "three finite numbers that are not all 0"),

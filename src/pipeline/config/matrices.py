@@ -145,7 +145,7 @@ class Predict(Section):
     @model_validator(mode="after")
     def _a_file_or_a_grid(self) -> "Predict":
         if (self.path is None) == (self.grid is None):
-            raise wrong("predict wants a path or a grid, and not both")
+            raise wrong("predict needs either a path or a grid, and not both")
         return self
 
     @property
@@ -169,7 +169,7 @@ class Wave(Section):
     @model_validator(mode="after")
     def _goes_somewhere(self) -> "Wave":
         if not 0 < math.hypot(*self.direction) < math.inf:
-            raise wrong("direction wants three finite numbers that are not all 0")
+            raise wrong("direction must be three finite numbers that are not all 0")
         return self
 
 
@@ -278,16 +278,14 @@ class Matrix(CompressSpec, SolveSpec):
     @model_validator(mode="after")
     def _task_fits_kernel(self) -> "Matrix":
         if self.task == "capacitance" and self.kernel.name != "laplace_single_layer":
-            raise wrong(
-                f"task 'capacitance' goes with kernel 'laplace_single_layer', found '{self.kernel.name}'"
-            )
+            raise wrong(f"task 'capacitance' needs kernel 'laplace_single_layer', found '{self.kernel.name}'")
         if self.task == "scattering" and not (
             isinstance(self.kernel, Helmholtz)
             and complex(self.kernel.wavenumber).imag == 0
             and complex(self.kernel.wavenumber).real > 0
         ):
             raise wrong(
-                "task 'scattering' goes with kernel 'helmholtz' and a wavenumber above 0, found "
+                "task 'scattering' needs kernel 'helmholtz' and a wavenumber above 0, found "
                 f"'{self.kernel.name}'"
             )
         if self.task in ("kriging", "classification", "logdet", "sample") and (
@@ -300,7 +298,7 @@ class Matrix(CompressSpec, SolveSpec):
         if self.compress.form == "low_rank":
             if self.task not in ("classification", "solve", "product"):
                 raise wrong(
-                    f"compress.form 'low_rank' goes with task classification, solve or product, found '{self.task}'"
+                    f"compress.form 'low_rank' needs task classification, solve or product, found '{self.task}'"
                 )
             if self.kernel.singular or not self.kernel.positive_definite or self.nugget == 0:
                 raise wrong(

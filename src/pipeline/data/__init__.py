@@ -103,7 +103,7 @@ def _require_options(made_by: Callable[..., Any], options: Mapping[str, Any], of
         _look_up(parameters, option, f"option of {of}")
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:
-            raise ConfigError(f"{of} wants the option {option}, found none; add it")
+            raise ConfigError(f"{of} needs the option {option}; add it")
 
 
 def _look_up(registry: Mapping[str, Loader], name: str, what: str) -> Loader:

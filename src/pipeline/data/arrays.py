@@ -186,7 +186,5 @@ def _names(where: str, found: NDArray[Any]) -> list[str]:
         ) from None
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(
-            f"{where}: the name {twice[0]!r} is there twice; call each class by a name of its own"
-        )
+        raise ConfigError(f"{where}: the name {twice[0]!r} occurs twice; give each class a name of its own")
     return names

@@ -29,7 +29,7 @@ def check_stl(path: Path) -> None:
     if len(head) == HEADER_BYTES and size == HEADER_BYTES + n * TRIANGLE_BYTES:
         return
     if head[:5] != b"solid":
-        told = f"its header tells {n:,} triangles, which take {HEADER_BYTES + n * TRIANGLE_BYTES:,} bytes"
+        told = f"its header announces {n:,} triangles, which take {HEADER_BYTES + n * TRIANGLE_BYTES:,} bytes"
         raise ConfigError(
             f"{path}: wanted text that begins with 'solid', or a binary STL file; {told if n else 'it is neither'}, "
             f"found {size:,} bytes; write it again"
@@ -103,7 +103,7 @@ def check_ply(path: Path) -> None:
     rows = [words for _, words in _lines(path)]
     found = len(rows) - 1 - next(i for i, words in enumerate(rows) if words[0] == "end_header")
     if found != told:
-        raise ConfigError(f"{path}: its header tells {told:,} rows, found {found:,}; write it again")
+        raise ConfigError(f"{path}: its header announces {told:,} rows, found {found:,}; write it again")
 
 
 def check_vtk(path: Path) -> None:
@@ -122,10 +122,10 @@ def check_vtk(path: Path) -> None:
     n_cells, n_kinds = int(cells[1]) - new, int(kinds[1])
     if b"ASCII" in content[:600].upper().split() and len(kinds[2].split()) != n_kinds:
         raise ConfigError(
-            f"{path}: tells {n_kinds:,} CELL_TYPES, found {len(kinds[2].split()):,}; write it again"
+            f"{path}: announces {n_kinds:,} CELL_TYPES, found {len(kinds[2].split()):,}; write it again"
         )
     if n_cells != n_kinds:
-        raise ConfigError(f"{path}: tells {n_cells:,} CELLS, and CELL_TYPES of {n_kinds:,}; write it again")
+        raise ConfigError(f"{path}: announces {n_cells:,} CELLS but {n_kinds:,} CELL_TYPES; write it again")
 
 
 def check_msh(path: Path) -> None:

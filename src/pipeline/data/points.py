@@ -53,7 +53,7 @@ def random_subset(point_set: PointSet, *, n_points: int | None, seed: int) -> Po
         return point_set
     if not 1 <= n_points <= n_available:
         raise ConfigError(
-            f"n_points: wanted {n_points} of {point_set.description}, which are {n_available}; "
+            f"n_points: wanted {n_points} of {point_set.description}, found {n_available}; "
             f"choose 1 to {n_available}"
         )
     chosen = np.random.default_rng(seed).permutation(n_available)[:n_points]

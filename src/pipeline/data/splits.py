@@ -135,7 +135,7 @@ def drawn_and_held_out(
     if wanted is None:
         return hold_out(n, n_held_out=n_held_out_of(n, part), seed=seed)
     if wanted > n:
-        raise ConfigError(f"n: wanted {wanted} of the points of {path}, which are {n}; choose 1 to {n}")
+        raise ConfigError(f"n: wanted {wanted} points of {path}, found {n}; choose 1 to {n}")
     drawn = np.sort(np.random.default_rng(seed).permutation(n)[:wanted])
     kept, held_out = hold_out(wanted, n_held_out=n_held_out_of(wanted, part), seed=seed)
     return drawn[kept], drawn[held_out]

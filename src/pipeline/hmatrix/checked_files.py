@@ -78,12 +78,14 @@ class CheckedFiles:
                 f"{self.again}"
             )
         if description.pop("checksum", None) != _checksum_of_text(description):
-            raise self.damaged(path, f"{self.description_name} is not what was written")
+            raise self.damaged(path, f"{self.description_name} differs from what was written")
         if set(arrays) != set(description["checksums"]):
-            raise self.damaged(path, f"{self.arrays_name} is not what was written")
+            raise self.damaged(path, f"{self.arrays_name} differs from what was written")
         for name, checksum in description["checksums"].items():
             if _checksum(arrays[name]) != checksum:
-                raise self.damaged(path, f"the array {name} of {self.arrays_name} is not what was written")
+                raise self.damaged(
+                    path, f"the array {name} of {self.arrays_name} differs from what was written"
+                )
         for name in description["complex"]:
             arrays[name] = np.ascontiguousarray(arrays[name]).view(
                 np.result_type(arrays[name].dtype, np.complex64)

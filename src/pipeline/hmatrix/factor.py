@@ -410,7 +410,7 @@ def choose_kind(kind: str, *, is_symmetric: bool, is_definite: bool, is_complex:
     """
     known = ("auto", *KINDS)
     if not isinstance(kind, str) or kind not in known:
-        raise ConfigError(f"kind: no {shown(kind)}; known are {', '.join(known)}")
+        raise ConfigError(f"kind: {shown(kind)} is unknown; known are {', '.join(known)}")
     if kind == "auto":
         return ("cholesky" if is_definite else "ldlt") if is_symmetric else "lu"
     if kind != "lu" and not is_symmetric:

@@ -130,7 +130,7 @@ def _trees(rows: ClusterTree | Array, columns: ClusterTree | Array | None) -> tu
     if isinstance(rows, ClusterTree) and isinstance(columns, ClusterTree | None):
         return rows, columns or rows
     if isinstance(rows, ClusterTree) or isinstance(columns, ClusterTree):
-        raise TypeError("tree and columns want two trees, or two arrays of points, and not one of each")
+        raise TypeError("tree and columns must be two trees or two arrays of points, not one of each")
     return trees_of(as_points(rows, "tree"), None if columns is None else as_points(columns, "columns"))
 
 

@@ -234,7 +234,10 @@ def _minimize(
         steps.append(float(relative.max()))
         logger.info("iteration %d, relative residual %.1e", len(steps), steps[-1])
         if not math.isfinite(steps[-1]):
-            raise ConvergenceError(f"GMRES met a value that is not finite in iteration {len(steps)}")
+            raise ConvergenceError(
+                f"GMRES met NaN or infinity in iteration {len(steps)}; check that the product and the preconditioner "
+                "return finite numbers"
+            )
         if steps[-1] <= tolerance:
             break
         basis.append(w * torch.where(relative > tolerance, _reciprocal(last), 0.0))
@@ -310,7 +313,9 @@ def _begin(product: Action, b: Tensor, start: Tensor | None, rows: _Rows) -> tup
     columns = _as_columns(b)
     norms = rows.norm(columns)
     if not torch.isfinite(norms).all():
-        raise ValueError("the right-hand side holds NaN or infinite values")
+        raise ValueError(
+            "the right-hand side holds NaN or infinite values; make them finite, or leave their rows out"
+        )
     norms = torch.where(norms > 0, norms, 1.0)
     if start is None:
         return torch.zeros_like(columns), columns, norms

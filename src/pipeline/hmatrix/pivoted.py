@@ -241,7 +241,7 @@ def solve(
     n = len(places)
     term = as_diagonal(diagonal, n)
     if term is None or term.dtype.kind == "c" or not (term > 0).all():
-        raise ConfigError(f"diagonal: positive numbers are wanted, one or {n}")
+        raise ConfigError(f"diagonal must be one positive number or {n} of them")
     term = term.astype(np.float64)
     most = rank if rank is not None else math.ceil(10 * math.sqrt(n))
     found = PivotedCholesky.of(
@@ -341,5 +341,5 @@ def require_covariance(kernel: Kernel) -> None:
     require_kernel(kernel)
     if not (kernel.symmetric and kernel.positive_definite) or kernel.singular:
         raise ConfigError(
-            f"kernel: a covariance is wanted, such as SquaredExponential, not {type(kernel).__name__}"
+            f"kernel must be a covariance, such as SquaredExponential, not {type(kernel).__name__}"
         )

@@ -100,7 +100,7 @@ class Description:
                     f"{path} holds shards of another version than {_VERSION}, which this program reads; compress again"
                 )
             if found.pop("checksum") != _checksum(found):
-                raise ValueError("it is not what was written")
+                raise ValueError("it differs from what was written")
             return cls(**{name: value for name, value in found.items() if name != "version"})
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArtifactError(f"{path} holds no divided H2 matrix: {DESCRIPTION} is missing") from error

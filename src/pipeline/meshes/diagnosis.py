@@ -175,7 +175,7 @@ def diagnose(mesh: TriangleMesh | tuple[ArrayLike, ArrayLike]) -> Diagnosis:
     vertices, triangles = np.asarray(given[0], np.float64), np.asarray(given[1], np.int64)
     for name, array in (("vertices", vertices), ("triangles", triangles)):
         if array.ndim != 2 or array.shape[1] != 3:
-            raise ValueError(f"{name} of a mesh have the shape (n, 3), not {array.shape}")
+            raise ValueError(f"{name} of a mesh must have the shape (n, 3), not {array.shape}")
     found: dict[str, NDArray[np.int64]] = {
         "not_finite": np.flatnonzero(~np.isfinite(vertices).all(axis=1)),
         "outside": np.flatnonzero(((triangles < 0) | (triangles >= len(vertices))).any(axis=1)),

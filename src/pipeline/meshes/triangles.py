@@ -33,7 +33,7 @@ class TriangleMesh:
             if name == "vertices" and not value.is_floating_point():
                 value = value.double()
             if value.ndim != 2 or value.shape[1] != 3:
-                raise ValueError(f"{name} of a mesh have the shape (n, 3), not {tuple(value.shape)}")
+                raise ValueError(f"{name} of a mesh must have the shape (n, 3), not {tuple(value.shape)}")
             object.__setattr__(self, name, value)
         outside = (self.triangles < 0) | (self.triangles >= len(self.vertices))
         if outside.any():

@@ -69,7 +69,9 @@ def importable_model(study: Study) -> None:
             "mend the name"
         ) from None
     if not callable(build):
-        raise ConfigError(f"{where} is no function or class that could be called, but {type(build).__name__}")
+        raise ConfigError(
+            f"{where} is of type {type(build).__name__}; name a function or class that returns the network"
+        )
     try:
         inspect.signature(build).bind(num_classes=2, **model.options)
     except TypeError as error:

@@ -59,7 +59,9 @@ def run(options: Namespace) -> None:
         options.study = re.sub(r"^config/(?=[^/]+\.ya?ml$)|\.ya?ml$", "", options.study)
         studies = [options.study]
         if not SAFE.match(options.study):
-            raise ConfigError(f"--study: {options.study!r} is no name of a study")
+            raise ConfigError(
+                f"--study: {options.study!r} is not a valid name of a study; use letters, digits, '.', '-' and '_' only"
+            )
     main = main_elsewhere()
     if main is None:
         for study in studies:

@@ -36,7 +36,8 @@ def run(options: Namespace) -> None:
     name, source = options.name, options.source
     if not re.fullmatch(NAME_PATTERN, name) or name in (*RESERVED, "default"):
         raise ConfigError(
-            f"{name}: no name for a study; use letters, digits, - and _, but not {', '.join(RESERVED)} or default"
+            f"{name}: not a valid name for a study; use letters, digits, - and _, but not "
+            f"{', '.join(RESERVED)} or default"
         )
     target = CONFIG / f"{name}.yaml"
     if target.exists():

@@ -34,7 +34,7 @@ def study_of_network(name: str, path: Path) -> str:
     sizes = [axis.dim_value for axis in inputs[0].type.tensor_type.shape.dim]
     if len(sizes) < 2 or not all(size > 0 for size in sizes[1:]):
         raise ConfigError(
-            f"{path}: its input {inputs[0].name} has the shape {sizes}, 0 where it is not told; wanted all but the "
+            f"{path}: its input {inputs[0].name} has the shape {sizes}, where 0 means not fixed; wanted all but the "
             "first to be fixed, so export it with them"
         )
     shape = (SAMPLES, *sizes[1:])

@@ -52,7 +52,9 @@ def read_study(wanted: str) -> StudyFile:
     elif SAFE.match(wanted):
         path = CONFIG / f"{wanted}.yaml"
     else:
-        raise ConfigError(f"{wanted!r} is no name of a study: letters, digits, '.', '-' and '_' alone")
+        raise ConfigError(
+            f"{wanted!r} is not a valid name of a study; use letters, digits, '.', '-' and '_' only"
+        )
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CONFIG.glob("*.yaml")))
         raise ConfigError(f"there is no {path}; studies: {known}")

@@ -77,10 +77,10 @@ def verify(
                 name == REFERENCE
             )
             raise ConfigError(
-                f"{path}: for a random input it gives numbers of norm {np.linalg.norm(result):.6g} and shape "
-                f"{result.shape} here, and {np.linalg.norm(exact):.6g} and {exact.shape} by {name}, which differ by "
-                f"{difference:.2g} of the latter's norm, or of a channel's; what is read here is not the file's "
-                f"network, please report it{judge}"
+                f"{path}: for a random input, the result has norm {np.linalg.norm(result):.6g} and shape "
+                f"{result.shape} here, and {np.linalg.norm(exact):.6g} and {exact.shape} by {name}; they differ by "
+                f"{difference:.2g} of the norm by {name}, or of a channel's. The file was not read as it is meant; "
+                f"please report it{judge}"
             )
     if arrays[0].shape[0] == 1:  # exporters write this unless told that a batch may have any size
         together = _results(path, network, [np.concatenate(arrays)])

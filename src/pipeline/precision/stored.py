@@ -60,12 +60,12 @@ def check_complete(
         # The plan's figure is that of float64 weights, and these are rounded to float32.
         if abs(found - wanted) > 2 * UNIT_SINGLE:
             raise ArtifactError(
-                f"layer {layer.name!r}: the weights as stored are off by {found:.3g} from the complete ones, the plan "
-                f"says {wanted:.3g}; they belong to different networks, so convert the network again"
+                f"layer {layer.name!r}: the stored weights differ from the complete ones by {found:.3g}, but by "
+                f"{wanted:.3g} in the plan; they belong to different networks, so convert the network again"
             )
         if not torch.equal(tensors[f"{layer.name}.bias"], complete[f"{layer.name}.bias"]):
             raise ArtifactError(
-                f"layer {layer.name!r}: the bias as stored is another than the complete one; they belong to different "
+                f"layer {layer.name!r}: the stored bias differs from the complete one; they belong to different "
                 "networks, so convert the network again"
             )
 

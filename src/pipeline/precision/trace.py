@@ -92,8 +92,8 @@ def check_trace(
     if not difference <= LARGEST_DIFFERENCE * wanted.norm():
         raise ConfigError(
             f"the converted layers' result differs from the network's by {float(difference / wanted.norm()):.1g} of "
-            "its norm in float64; the network mixes the inputs of a batch, does something else with other inputs, or "
-            "more than its operators say: make it compute the same for every input"
+            "its norm in float64; the network may mix the inputs of a batch, take another path for other inputs, or "
+            "change numbers outside its operators: make it compute the same for every input"
         )
 
 

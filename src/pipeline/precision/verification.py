@@ -151,9 +151,10 @@ def warn_of_hidden_loss(found: Verification, *, stacklevel: int) -> None:
     named = "they vary by" if lost.channel is None else f"output {lost.channel} varies by"
     less = 10.0 ** math.floor(math.log10(found.output_error * LOST / lost.error))
     warnings.warn(
-        f"{lost.n_lost} of {lost.n_outputs} outputs have errors that are large beside their variation: over the "
-        f"samples {named} {lost.varying:.1g} of the size, and half precision's error is {lost.error:.0%} of that, but "
-        f"only {found.output_error:.1g} of all outputs together; Budget(output_error={less:g}) leaves more at float32",
+        f"{lost.n_lost} of {lost.n_outputs} outputs have errors that are large relative to their variation: over the "
+        f"samples {named} {lost.varying:.1g} of the size, and half precision errs by {lost.error:.0%} of that. The "
+        f"error is only {found.output_error:.1g} of all outputs together; Budget(output_error={less:g}) leaves more at "
+        "float32",
         stacklevel=stacklevel + 1,
     )
 

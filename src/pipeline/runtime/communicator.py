@@ -184,8 +184,8 @@ def require_communicator(communicator: object) -> None:
         communicator, type
     ):
         raise TypeError(
-            "communicator wants the processes, such as Serial() of pipeline.runtime.communicator or MpiCommunicator() "
-            f"of pipeline.runtime.mpi, not {shown(communicator)}"
+            "communicator must be a Communicator, such as Serial() of pipeline.runtime.communicator or "
+            f"MpiCommunicator() of pipeline.runtime.mpi, not {shown(communicator)}"
         )
 
 

@@ -139,9 +139,9 @@ def require_room(n_bytes: int, processes: int, environment: Mapping[str, str]) -
     wanted = processes * (n_bytes - _PROGRAM) / _MARGIN
     if wanted > given > 0:
         raise ConfigError(
-            f"{wanted / 1e9:.2g} GB are foretold of a node with {processes} of the processes, and Slurm gave the job "
-            f"{given / 1e9:.2g} GB there: ask for more in the profile (mem_mb, or more nodes and tasks), or for a "
-            "looser tolerance"
+            f"this job is predicted to need {wanted / 1e9:.2g} GB on a node with {processes} of its processes, but "
+            f"Slurm gave it {given / 1e9:.2g} GB there; ask for more in the profile (mem_mb, or more nodes and tasks), "
+            "or choose a larger tolerance"
         )
 
 

@@ -143,8 +143,8 @@ class NodeGroup:
                 looked = now
             if now - start > TIMEOUT.total_seconds():
                 raise ProcessLostError(
-                    f"process {self.rank} has waited {TIMEOUT} for the other {self.size - 1}, which live but do not "
-                    "come; start the same job again, from its last checkpoint"
+                    f"process {self.rank} has waited {TIMEOUT} for the other {self.size - 1}, which still run but do "
+                    "not answer; start the same job again, from its last checkpoint"
                 )
 
 

@@ -203,7 +203,9 @@ def _together(command_of: Callable[[Any], str]) -> Callable[[Any], str]:
         text, n_executors = re.subn(r"--executor slurm-jobstep --jobs 1\b", "--executor local", command)
         text, n_cores = re.subn(r"--cores \S+", f"--cores {cores}", text)
         if (n_executors, n_cores) != (1, 1):
-            raise ConfigError(f"the command of a group of jobs is another than expected: {command}")
+            raise ConfigError(
+                f"the command of a group of jobs is not as expected; please report it: {command}"
+            )
         return text
 
     return format_job_exec

@@ -53,8 +53,9 @@ def check_software() -> None:
     ]
     if different:
         raise ConfigError(
-            f"software: on {socket.gethostname()} {', '.join(different)} where the job was submitted; use one "
-            "environment for all nodes: a .venv on a shared file system, a module, or a container"
+            f"software: this node, {socket.gethostname()}, differs from where the job was submitted: "
+            f"{', '.join(different)}; use one environment for all nodes: a .venv on a shared file system, a module, or "
+            "a container"
         )
 
 

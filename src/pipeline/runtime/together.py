@@ -76,7 +76,7 @@ def require_alike(communicator: Communicator, values: Mapping[str, object]) -> N
     for rank, theirs in enumerate(everybodys):
         if theirs.keys() != everybodys[0].keys():
             raise ConfigError(
-                f"process 0 tells its {', '.join(everybodys[0])} and process {rank} its {', '.join(theirs)}: {_ORDER}"
+                f"process 0 passes {', '.join(everybodys[0])} and process {rank} passes {', '.join(theirs)}: {_ORDER}"
             )
         for name, value in everybodys[0].items():
             if theirs[name] != value:

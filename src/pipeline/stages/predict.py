@@ -42,8 +42,8 @@ def run(options: Namespace) -> None:
             )
         methods[method] = _predicted(name, mine)
         batch = methods[method].critical_batch
-        told = "no size that noise tells of" if batch is None else f"about {batch:.3g} samples"
-        print(f"{method}: batches from {told} lose, by the noise of {name}")
+        loses = "no batch loses" if batch is None else f"batches lose from about {batch:.3g} samples"
+        print(f"{method}: {loses}, by the gradient noise of {name}")
     with written(options, "critical_batch", spec) as draft:
         draft.facts = CriticalBatchFacts(methods=methods)
 

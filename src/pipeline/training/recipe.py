@@ -80,9 +80,9 @@ class Recipe:
             and any(isinstance(s, WeightNoise) and s.antithetic for s in self.smoothing)
         ):
             raise ConfigError(
-                "noise_scale compares the halves of a batch, which antithetic weight noise makes differ: its pairs of "
-                f"micro-batches lie in one half where their number is a multiple of 4, found {pieces}; set micro_batch "
-                f"to {-(-self.batch_size // 4)}, or antithetic to false"
+                "noise_scale compares the halves of a batch, and each pair of antithetic weight noise must lie in one "
+                f"half: the number of micro-batches must be a multiple of 4, found {pieces}; set micro_batch to "
+                f"{-(-self.batch_size // 4)}, or antithetic to false"
             )
 
 

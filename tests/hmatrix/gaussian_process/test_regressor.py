@@ -187,14 +187,14 @@ def test_scikit_learn_clones_searches_and_cross_validates(data):
     ("arguments", "text"),
     [
         ({"kernel": kernels.LaplaceSingleLayer()}, "is no covariance"),
-        ({"trend": "cubic"}, "trend: no 'cubic'"),
+        ({"trend": "cubic"}, "trend: 'cubic' is unknown"),
         ({"trend": lambda x: np.ones(3)}, "the function must return"),
         ({"trend": lambda x: np.ones((len(x), 2))}, "linearly dependent"),
-        ({"method": "mle"}, "method: no 'mle'"),
-        ({"optimizer": "adam"}, "optimizer: no 'adam'"),
+        ({"method": "mle"}, "method: 'mle' is unknown"),
+        ({"optimizer": "adam"}, "optimizer: 'adam' is unknown"),
         ({"nugget": -1.0}, "nugget wants"),
         ({"optimizer": None}, "needs an optimizer"),
-        ({"bounds": {"width": (1, 2)}}, "bounds: no 'width'"),
+        ({"bounds": {"width": (1, 2)}}, "bounds: there is no parameter 'width'"),
         ({"bounds": {"nugget": (2, 1)}}, "in order"),
     ],
 )

@@ -32,7 +32,7 @@ def open_csv(path: Path) -> OpenTable:
     header = _header(path)
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{path}: column {twice!r} is there twice; rename one of them")
+        raise ConfigError(f"{path}: column {twice!r} occurs twice; rename one of them")
     return OpenTable(path, tuple(header), lambda names: _read(path, header, names))
 
 

@@ -24,13 +24,15 @@ def open_geotiff(path: Path) -> OpenTable:
                 kinds = set(file.dtypes)
                 units = {str(i): unit for i, unit in enumerate(file.units, 1) if unit}
     except rasterio.errors.NotGeoreferencedWarning:
-        raise ConfigError(f"{path}: tells no coordinates of its cells; write it again as GeoTIFF") from None
+        raise ConfigError(
+            f"{path}: does not give the coordinates of its cells; write it again as GeoTIFF"
+        ) from None
     except rasterio.errors.RasterioError as error:
         raise unreadable(path, error, "write it again as GeoTIFF") from None
     if any(kind.startswith("complex") for kind in kinds):
         raise ConfigError(f"{path}: holds {', '.join(sorted(kinds))}; wanted real numbers")
     if grid.b or grid.d:
-        raise ConfigError(f"{path}: its grid is turned; wanted one whose rows run from west to east")
+        raise ConfigError(f"{path}: its grid is rotated; wanted one whose rows run from west to east")
 
     def read(names: Sequence[str]) -> Iterator[Rows]:
         x = grid.c + grid.a * (np.arange(width) + 0.5)

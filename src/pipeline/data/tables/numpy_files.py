@@ -55,7 +55,7 @@ def open_npz(path: Path) -> OpenTable:
             twice = next((name for name in members if members.count(name) > 1), None)
             if twice is not None:
                 raise ConfigError(
-                    f"{path}: array {twice.removesuffix('.npy')!r} is there twice; write it again"
+                    f"{path}: array {twice.removesuffix('.npy')!r} occurs twice; write it again"
                 )
             found = {name.removesuffix(".npy"): _header(archive, name) for name in members}
     except UNREADABLE as error:

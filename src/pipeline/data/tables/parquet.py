@@ -22,7 +22,7 @@ def open_parquet(path: Path) -> OpenTable:
     schema = file.schema_arrow
     twice = next((name for name in schema.names if schema.names.count(name) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{path}: column {twice!r} is there twice; rename one of them")
+        raise ConfigError(f"{path}: column {twice!r} occurs twice; rename one of them")
     numeric = [
         entry
         for entry in schema

@@ -77,7 +77,7 @@ class Constants:
             place = "the surface" if n == 1 else f"connected part {outer[innermost] + 1} of {n}"
             number = f"{total:.2g}" if np.isrealobj(total) else f"{total.real:.2g}{total.imag:+.2g}i"
             raise ConfigError(
-                f"derivatives: {number} flows out of {place} in all, but inside of it Laplace's equation asks for 0; "
+                f"derivatives: the total flux out of {place} is {number}, but Laplace's equation inside needs 0; "
                 "subtract the mean of the derivatives" + ("" if n == 1 else " over each body's surface")
             )
         roots = np.sqrt(self._sums(self.areas))

@@ -44,9 +44,9 @@ def potential(
     """
     places = torch.from_numpy(np.ascontiguousarray(points, np.float64))
     if places.ndim != 2 or places.shape[1] != 3:
-        raise ValueError(f"points have the shape (m, 3), not {tuple(places.shape)}")
+        raise ValueError(f"points must have the shape (m, 3), not {tuple(places.shape)}")
     if not places.isfinite().all():
-        raise ConfigError("points: a coordinate is NaN or infinite")
+        raise ConfigError("points: a coordinate is NaN or infinite; make it finite, or leave the point out")
     _require_distance(mesh, points)
     dense = [None if d is None else torch.from_numpy(np.asarray(d).reshape(-1, 3)) for d in (single, double)]
     kinds = [d.dtype for d in dense if d is not None]

@@ -179,7 +179,7 @@ def solve_neumann(
         t = constants.balanced(t)
     if constants is not None and side == "exterior" and constants.has_cavity:
         raise ConfigError(
-            "the mesh has a cavity, whose inside is outside of the body, too: no field there is unique, so leave the "
+            "the mesh has a cavity, whose inside counts as exterior, too, and no field is unique there; leave the "
             "cavity's surface out"
         )
     t = t[:, None]
@@ -254,7 +254,7 @@ def solve_system(
 
     wrong = np.array([np.count_nonzero(~np.isfinite(right))])
     if (wrong if communicator is None else summed(communicator, wrong)).any():
-        raise ConfigError("the values given on the surface are NaN or infinite")
+        raise ConfigError("the values given on the surface are NaN or infinite; make them finite")
     try:
         x, info = gmres(
             product,
@@ -361,18 +361,20 @@ def _layers(
     kernel = kernel or (operators.kernel if operators else LaplaceSingleLayer())
     layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance)
     if layers.mesh is not mesh or layers.kernel != kernel or layers.screen:
-        raise ValueError("operators: they belong to another mesh or kernel, or to a screen")
+        raise ValueError(
+            "operators: they belong to another mesh or kernel, or to a screen; make them for this mesh and kernel"
+        )
     return layers, notes_on(layers)
 
 
 def _require_side(side: str) -> None:
     if side not in ("interior", "exterior"):
-        raise ValueError(f'side is "interior" or "exterior", not {side!r}')
+        raise ValueError(f'side must be "interior" or "exterior", not {side!r}')
 
 
 def _of_length(values: ArrayLike, n: int, of: str) -> NDArray[Any]:
     """Return values as an array (n,)."""
     array = np.asarray(values)
     if array.shape != (n,):
-        raise ValueError(f"values of {n} {of} are wanted, not an array of shape {array.shape}")
+        raise ValueError(f"values must be one for each of {n} {of}, not an array of shape {array.shape}")
     return array

@@ -28,7 +28,7 @@ def gauss_rule(n_points: int) -> QuadratureRule:
             coordinates.append(a + (1 - 3 * a) * torch.eye(3, dtype=torch.float64))
             weights += [(155 + sign * root) / 1200] * 3
         return torch.cat(coordinates), torch.tensor(weights, dtype=torch.float64)
-    raise ValueError(f"rules of 1, 3 and 7 points are known, not of {n_points}")
+    raise ValueError(f"a quadrature rule must have 1, 3 or 7 points, not {n_points}")
 
 
 def split_rule(rule: QuadratureRule) -> QuadratureRule:

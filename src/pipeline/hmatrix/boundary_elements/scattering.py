@@ -51,7 +51,7 @@ class PlaneWave:
     def __post_init__(self) -> None:
         length = math.hypot(*self.direction)
         if not (math.isfinite(length) and length > 0):
-            raise ConfigError(f"direction: three numbers that are not all 0 are wanted, not {self.direction}")
+            raise ConfigError(f"direction must be three numbers that are not all 0, not {self.direction}")
         x, y, z = (float(part) / length for part in self.direction)
         object.__setattr__(self, "direction", (x, y, z))
 
@@ -128,10 +128,10 @@ class Scattering:
         solution, mesh = self.scattered, self.scattered.mesh
         towards = np.asarray(directions, np.float64)
         if towards.ndim != 2 or towards.shape[1] != 3:
-            raise ValueError(f"directions have the shape (m, 3), not {towards.shape}")
+            raise ValueError(f"directions must have the shape (m, 3), not {towards.shape}")
         sizes = np.abs(towards).max(axis=1, keepdims=True)
         if not (np.isfinite(sizes) & (sizes > 0)).all():
-            raise ConfigError("directions: three finite numbers that are not all 0 are wanted for each")
+            raise ConfigError("directions must be three finite numbers each, and not all 0")
         towards = towards / sizes
         towards = towards / np.linalg.norm(towards, axis=1, keepdims=True)
         coordinates, weights = (part.numpy() for part in gauss_rule(7))
@@ -185,15 +185,19 @@ def solve_scattering(
             boundary-value problems", Proc. R. Soc. A 1971.
     """
     if condition not in ("soft", "hard"):
-        raise ValueError(f'condition is "soft" or "hard", not {condition!r}')
+        raise ValueError(f'condition must be "soft" or "hard", not {condition!r}')
     given = getattr(incident, "wavenumber", wavenumber)
     if given != wavenumber:
-        raise ConfigError(f"wavenumber: the incident wave has {given}, not {wavenumber}; give both the same")
+        raise ConfigError(
+            f"wavenumber: the incident wave has {given} and the problem {wavenumber}; give both the same"
+        )
     is_screen = not mesh.is_closed if screen is None else screen
     kernel = Helmholtz(wavenumber)
     layers = operators or LayerOperators(mesh, kernel, tolerance=tolerance, screen=is_screen)
     if (layers.mesh is not mesh) or layers.kernel != kernel or layers.screen != is_screen:
-        raise ValueError("operators: they belong to another mesh, wavenumber or kind of surface")
+        raise ValueError(
+            "operators: they belong to another mesh, wavenumber or kind of surface; make them for these"
+        )
     return scattered_by(
         mesh, layers, incident,
         condition=condition, tolerance=tolerance, max_iterations=max_iterations, notes=notes_on(layers),
@@ -233,7 +237,9 @@ def scattered_by(
     def derivatives(points: NDArray[Any]) -> NDArray[Any]:
         gradients = np.asarray(incident.gradients(points))
         if gradients.shape != points.shape:
-            raise ValueError(f"gradients at points {points.shape} have the same shape, not {gradients.shape}")
+            raise ValueError(
+                f"gradients must have the shape of the points, {points.shape}, not {gradients.shape}"
+            )
         return np.asarray((gradients * normals).sum(axis=1))
 
     space: Space = "P0"

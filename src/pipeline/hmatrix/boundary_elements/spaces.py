@@ -28,7 +28,7 @@ def space_matrix(mesh: TriangleMesh, space: Space) -> csr_array:
     if space == "P0":
         return csr_array((ones, (places, places // 3)), shape=(len(corners), len(mesh)))
     if space not in ("P1", "P1_0"):
-        raise ValueError(f'spaces are "P0", "P1" and "P1_0", not {space!r}')
+        raise ValueError(f'a space must be "P0", "P1" or "P1_0", not {space!r}')
     linear = csr_array((ones, (places, corners)), shape=(len(corners), len(mesh.vertices)))
     if space == "P1":
         return linear

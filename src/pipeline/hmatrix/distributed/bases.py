@@ -88,7 +88,7 @@ def build_bases(
             return complete[-1], complete[0], points
         logger.info("samples of the far field grow: fetching more of others' points")
     raise ConvergenceError(
-        "more and more samples of the far field are needed and do not suffice; ask for a larger tolerance"
+        "no number of samples of the far field reaches the tolerance; ask for a larger one"
     )
 
 

@@ -278,7 +278,7 @@ def _as_rows(values: ArrayLike, what: str, kinds: str, wanted: str) -> NDArray[A
     """Return an array of shape (n, 3) of numbers of some kinds; it is not read."""
     array = as_array(values)
     if array.ndim != 2 or array.shape[1] != 3:
-        raise ValueError(f"{what} of a mesh have the shape (n, 3), not {array.shape}")
+        raise ValueError(f"{what} of a mesh must have the shape (n, 3), not {array.shape}")
     if array.dtype.kind not in kinds:
         raise TypeError(f"{what} of a mesh are {wanted}, not {array.dtype}")
     return array

@@ -91,7 +91,7 @@ class DistributedLowRank:
             require_seed(seed)
             is_number = isinstance(diagonal, int | float | np.number) and not np.iscomplexobj(diagonal)
             if not is_number or not 0 < diagonal < math.inf:
-                raise ConfigError(f"diagonal: a number above 0 is wanted, found {shown(diagonal)}")
+                raise ConfigError(f"diagonal must be a number above 0, found {shown(diagonal)}")
             points = as_points(own_points, "own_points").astype(np.float64)
         alike = {
             "kernel": described(kernel), "tolerance": float(tolerance), "diagonal": float(diagonal), "seed": seed,

@@ -116,14 +116,16 @@ def solve_distributed_scattering(
     assert communicator is not None
     with together(communicator):
         if condition not in ("soft", "hard"):
-            raise ValueError(f'condition is "soft" or "hard", not {condition!r}')
+            raise ValueError(f'condition must be "soft" or "hard", not {condition!r}')
         if not isinstance(operators.kernel, Helmholtz):
-            raise ConfigError(f"operators: waves want those of Helmholtz, not {shown(operators.kernel)}")
+            raise ConfigError(f"operators: waves need those of Helmholtz, not {shown(operators.kernel)}")
         require_tolerance(tolerance)
         require_count(max_iterations, "max_iterations")
         given = getattr(incident, "wavenumber", k)
         if given != k:
-            raise ConfigError(f"wavenumber: the incident wave has {given}, not {k}; give both the same")
+            raise ConfigError(
+                f"wavenumber: the incident wave has {given} and the problem {k}; give both the same"
+            )
     require_alike(
         communicator, {"condition": condition, "tolerance": tolerance, "max_iterations": max_iterations}
     )

@@ -64,9 +64,8 @@ def free_parameters(
     everything = _walk(kernel, (), "", frozenset(), scales_all=True).met
     unknown = held - {name for p in everything for name in p.names}
     if unknown:
-        raise ConfigError(
-            f"fixed: no {sorted(unknown)[0]!r}; the kernel's parameters are {', '.join(p.name for p in everything)}"
-        )
+        known = ", ".join(p.name for p in everything)
+        raise ConfigError(f"fixed: the kernel has no parameter {sorted(unknown)[0]!r}; give one of {known}")
     found = _walk(kernel, (), "", frozenset(held), scales_all=True).free
     return tuple(p for p in found if smoothness or p.field != _SMOOTHNESS)
 

@@ -78,10 +78,10 @@ class Settings:
         require_tolerance(self.tolerance)
         if self.optimizer is not None and self.optimizer not in OPTIMIZERS:
             raise ConfigError(
-                f"optimizer: no {self.optimizer!r}; give one of {', '.join(OPTIMIZERS)}, or None"
+                f"optimizer: {self.optimizer!r} is unknown; give one of {', '.join(OPTIMIZERS)}, or None"
             )
         if self.method not in ("ml", "reml"):
-            raise ConfigError(f"method: no {self.method!r}; give 'ml' or 'reml'")
+            raise ConfigError(f"method: {self.method!r} is unknown; give 'ml' or 'reml'")
         degree = conditional_degree(self.kernel)
         if degree >= 0 and self.method != "reml":
             raise ConfigError(

@@ -52,7 +52,9 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
     known = {NUGGET, *(name for p in likelihood.parameters for name in p.names)}
     for name, pair in given.items():
         if name not in known:
-            raise ConfigError(f"bounds: no {name!r}; the parameters are {', '.join(likelihood.names)}")
+            raise ConfigError(
+                f"bounds: there is no parameter {name!r}; give one of {', '.join(likelihood.names)}"
+            )
         if not _is_interval(pair):
             raise ConfigError(f"bounds.{name} wants two positive numbers in order, not {pair!r}")
     variance = residual_variance(likelihood)

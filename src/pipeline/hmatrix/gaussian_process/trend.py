@@ -56,8 +56,8 @@ class Regressors:
         degree = _DEGREES.get(trend, -1) if isinstance(trend, str) else trend
         if isinstance(degree, bool) or not isinstance(degree, int | np.integer) or degree < 0:
             raise ConfigError(
-                f"trend: no {trend!r}; give one of {', '.join(_DEGREES)}, none, the degree of a polynomial, or a "
-                "function of the points that returns one column for each regressor"
+                f"trend: {trend!r} is unknown; give one of {', '.join(_DEGREES)}, none, the degree of a polynomial, or "
+                "a function of the points that returns one column for each regressor"
             )
         return cls(None, int(degree), center, scale)
 

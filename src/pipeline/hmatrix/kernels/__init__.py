@@ -67,7 +67,9 @@ def build(name: str, **parameters: Any) -> Kernel:
     """
     if name not in KERNELS:
         nearest = get_close_matches(name, KERNELS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"kernel: no {name!r} (nearest: {nearest!r}); known are {', '.join(KERNELS)}")
+        raise ConfigError(
+            f"kernel: {name!r} is unknown (nearest: {nearest!r}); known are {', '.join(KERNELS)}"
+        )
     try:
         return KERNELS[name](**parameters)
     except (TypeError, ValueError) as error:

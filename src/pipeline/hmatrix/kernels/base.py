@@ -57,7 +57,7 @@ class Kernel:
         if isinstance(targets, Tensor) and isinstance(sources, Tensor):
             return self.block(targets, sources)
         if isinstance(targets, Tensor) or isinstance(sources, Tensor):
-            raise TypeError("a kernel wants its points as two tensors or as two arrays, not one of each")
+            raise TypeError("the points of a kernel must be two tensors or two arrays, not one of each")
         return self.block(_as_tensor(targets), _as_tensor(sources)).numpy()
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def of_class(path: str, parameters: dict[str, Any]) -> Kernel:
     for part in name.split("."):
         kind = getattr(kind, part, None)
     if not (isinstance(kind, type) and issubclass(kind, Kernel)):
-        raise ConfigError(f"kernel: {path} is no class of kernels")
+        raise ConfigError(f"kernel: {path} is not a class of kernels; name one")
     try:
         return kind(**{name: _typed(value) for name, value in parameters.items()})
     except Exception as error:  # whatever a class does when it is called

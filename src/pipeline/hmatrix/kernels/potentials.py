@@ -30,7 +30,7 @@ def _require_plane_or_space(kernel: Kernel, points: Tensor, instead: str = "") -
     dimension = points.shape[-1]
     if dimension not in (2, 3):
         raise ValueError(
-            f"{type(kernel).__name__} is given in the plane and in space, not in {dimension} dimensions"
+            f"{type(kernel).__name__} is defined in 2 and 3 dimensions, not in {dimension}"
             + (instead if dimension == 1 else "")
         )
     return dimension

@@ -42,4 +42,4 @@ class ThinPlate(Kernel):
             return squares.mul_(logarithm).mul_(0.5 * self.variance)
         if dimension == 3:
             return squares.sqrt_().mul_(-self.variance)
-        raise ValueError(f"ThinPlate is given in one to three dimensions, not in {dimension}")
+        raise ValueError(f"ThinPlate is defined in 1 to 3 dimensions, not in {dimension}")

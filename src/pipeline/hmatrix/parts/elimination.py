@@ -285,7 +285,7 @@ class _Run:
                 break
             if fetched >= _FETCHES:
                 raise ConvergenceError(
-                    "more and more samples of the far field are needed and do not suffice; ask for a larger tolerance"
+                    "no number of samples of the far field reaches the tolerance; ask for a larger one"
                 )
             fetched = self._fetch_samples(plan, fetched + 1)
         taken = {number: part.take() for number, part in self.parts.items()}

@@ -176,7 +176,7 @@ def chosen(tracer: Tracer, node: Node) -> View:
     shape, condition = shape_of(node), node.arguments["condition"]
     if isinstance(condition, Value):
         raise tracer.refusal(
-            node, f"({node.operator}) chooses by what the input says; wanted a constant condition"
+            node, f"({node.operator}) chooses by a condition that depends on the input; wanted a constant one"
         )
     first = condition.expand(shape).double()
     views, shift = [], torch.zeros(shape).double()

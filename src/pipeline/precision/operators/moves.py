@@ -46,15 +46,14 @@ def moved(tracer: Tracer, node: Node) -> View | tuple[View, ...]:
         and node.operator != "copy"
     ):
         raise tracer.refusal(
-            node, f"({node.operator}) moves numbers to where the input says; wanted constant places"
+            node,
+            f"({node.operator}) moves numbers to places that depend on the input; wanted constant places",
         )
     if node.operator == "copy":
         result: Any = index.expand(node.outputs[0].shape)  # type: ignore[union-attr]
     elif node.operator in ("view", "_unsafe_view", "reshape", "_reshape_alias"):
         if "size" not in arguments and "shape" not in arguments:
-            raise tracer.refusal(
-                node, "reads numbers as those of another type; wanted the numbers themselves"
-            )
+            raise tracer.refusal(node, "reads the bits of numbers as another type; wanted their own type")
         result = index.reshape(node.outputs[0].shape)  # type: ignore[union-attr]
     elif node.operator in ("_to_copy", "lift_fresh", "clone", "as_strided"):
         result = index.clone()
