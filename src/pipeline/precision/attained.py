@@ -15,7 +15,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear
 
 from pipeline.precision import _native
 from pipeline.precision.plan import FUNCTIONS, Dtype, Layer
@@ -192,6 +191,8 @@ def scaled_least_squares(
 ) -> list[float]:
     """Solve least squares with unknowns from zero to `upper`, with scaled columns: their sizes differ by many
     orders."""
+    from scipy.optimize import lsq_linear  # slow to import, and a network runs without it
+
     scale = np.maximum(np.abs(matrix).max(0), 1e-300)
     found = lsq_linear(matrix / scale, right, bounds=(0.0, upper * scale), method="bvls").x / scale
     return [float(value) for value in found]

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Self
 import numpy as np
 import torch
 from annotated_types import Interval
-from scipy.special import gammaln, kve
 from torch import Tensor
 
 from pipeline.hmatrix.kernels.base import Kernel, require_positive
@@ -92,12 +91,13 @@ class Matern(Stationary):
 
 def _matern_of_any_order(z: Tensor, nu: float) -> Tensor:
     """Return 2^(1-nu)/Gamma(nu) z^nu K_nu(z), through logarithms so that neither factor overflows."""
+    from scipy.special import gammaln, kve  # slow to import, and few kernels need it
+
     argument = z.detach().to("cpu", torch.float64).numpy()
     tiny = np.finfo(np.float64).tiny
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        bessel = kve(
-            nu, np.maximum(argument, tiny)
-        )  # e^z K_nu(z); infinite for z near 0, where the limit is 1
+        # e^z K_nu(z); infinite for z near 0, where the limit is 1
+        bessel = kve(nu, np.maximum(argument, tiny))
         logarithm = (
             (1 - nu) * math.log(2)
             - gammaln(nu)

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.special import hankel1, j0, y0
 from torch import Tensor
 
 from pipeline.hmatrix.kernels.base import Kernel, require_positive
@@ -135,7 +134,9 @@ class Helmholtz(Kernel):
             if k.imag:
                 amplitude.mul_((r * -k.imag).exp_())
             return torch.polar(amplitude, r.mul_(k.real))
-        # SciPy's functions, on the CPU: torch's J0 and Y0 are wrong in the seventh digit.
+        # SciPy's functions, on the CPU: torch's J0 and Y0 are wrong in the seventh digit. They are slow to import.
+        from scipy.special import hankel1, j0, y0
+
         host = r.masked_fill_(coincident, 1.0).detach().to("cpu", torch.float64).numpy()
         wave = (
             0.25j * hankel1(0, k * host) if k.imag else 0.25j * j0(k.real * host) - 0.25 * y0(k.real * host)
