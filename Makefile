@@ -104,8 +104,9 @@ test-native: $(STAMP)
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 		python -m pytest -q -p sanitized $(NATIVE_TESTS)
 
-# A wheel, used where there is neither compiler nor checkout, with each of these interpreters.
-PYTHONS ?= $(PYTHON)
+# A wheel, used where there is neither compiler nor checkout, with each of these interpreters; without any, with one of each
+# supported version that there is on this machine.
+PYTHONS ?=
 override PYTHONS := $(value PYTHONS)
 export PYTHONS
 test-wheel:

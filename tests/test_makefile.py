@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,30 @@ def test_an_unknown_study_names_those_that_there_are(checkout, wanted, named):
     assert done.returncode == 2
     assert f"there is no config/{named}.yaml; studies: one\n" in done.stderr
     assert "unexpected operator" not in done.stderr
+
+
+@pytest.fixture
+def pythons(tmp_path):
+    """A folder for `PATH` in which Python 3.12 can build, 3.11 and 3.13 cannot, and all stop where work begins."""
+    for version, code in (("3.11", 1), ("3.12", 0), ("3.13", 1)):
+        program = tmp_path / f"python{version}"
+        program.write_text(f'#!/bin/sh\ntest "$1" = -c && exit {code}\necho "{version} begins"\nexit 3\n')
+        program.chmod(0o755)
+    return tmp_path
+
+
+def test_a_wheel_is_tested_with_each_python_that_there_is_and_the_others_are_named(pythons):
+    places = {"HOME": str(pythons), "PYENV_ROOT": str(pythons), "PATH": f"{pythons}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [ROOT / "tests" / "wheel" / "run"], env=os.environ | places,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines() == [
+        "found no Python 3.11 that can build a wheel: it is not tested",
+        "found no Python 3.13 that can build a wheel: it is not tested",
+        "3.12 begins",
+    ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [version for line in project["classifiers"] if "." in (version := line.rpartition(":: ")[2])]
+    assert named == ["3.11", "3.12", "3.13"]
