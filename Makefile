@@ -70,7 +70,7 @@ $(VALIDATOR)/.installed: tests/crate/requirements.txt
 	PIP_CONSTRAINT= $(VALIDATOR)/bin/pip install --quiet --requirement $<
 	@touch $@
 
-# Without the tests that start Snakemake or MPI, and those that tests/durations.tsv knows as long ones.
+# Without the tests that start Snakemake or MPI, and those that tests/durations.tsv knows as long ones; of many cases the first.
 test-fast: $(STAMP)
 	$(PYTEST) --fast
 

@@ -24,6 +24,8 @@ DURATIONS = Path(__file__).parent / "durations.tsv"
 LONG = 0.05
 #: It leaves these out too: they start Snakemake, or processes of MPI.
 STARTS_PROCESSES = ("workflow", "mpi")
+#: Of a test with many cases it runs this many, the first short ones.
+CASES = 1
 
 USED = pytest.StashKey[float]()
 #: What each test has cost, whichever process ran it.
@@ -32,7 +34,9 @@ TAKEN: dict[str, float] = {}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("durations")
-    group.addoption("--fast", action="store_true", help=f"run only tests of less than {LONG} s")
+    group.addoption(
+        "--fast", action="store_true", help=f"run only tests of less than {LONG} s, each with one case"
+    )
     group.addoption("--record-durations", action="store_true", help=f"write {DURATIONS.name}")
 
 
@@ -52,10 +56,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("fast"):
         return
     kept, left_out = [], []
+    cases: Counter[str] = Counter()
     for item in items:
+        test = item.nodeid.partition("[")[0]
         long = seconds.get(item.nodeid, 0.0) > LONG
         costly = long or any(item.get_closest_marker(kind) for kind in STARTS_PROCESSES)
-        (left_out if costly else kept).append(item)
+        (left_out if costly or cases[test] >= CASES else kept).append(item)
+        cases[test] += not costly
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
 
