@@ -71,8 +71,9 @@ $(VALIDATOR)/.installed: tests/crate/requirements.txt
 	@touch $@
 
 # Without the tests that start Snakemake or MPI, and those that tests/durations.tsv knows as long ones; of many cases the first.
+# One process a core: few of them wait, and each process collects the whole suite first.
 test-fast: $(STAMP)
-	$(PYTEST) --fast
+	$(PYTEST) -n "$$CORES" --fast
 
 # Which lines and branches of the package the suite reaches; the whole table is in build/coverage.
 coverage: $(STAMP)
