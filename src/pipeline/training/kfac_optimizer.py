@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from pipeline.runtime.communicator import Communicator
 from pipeline.training.kfac import KFAC
+from pipeline.training.outer_optimizer import OuterOptimizer
 from pipeline.training.passes import Loss
 from pipeline.training.settings import KFACSettings
 
 
-class KFACOptimizer(torch.optim.Optimizer):
+class KFACOptimizer(OuterOptimizer):
     """Precondition gradients by K-FAC, then let another optimizer step.
 
         optimizer = KFACOptimizer(model, torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
@@ -63,6 +64,11 @@ class KFACOptimizer(torch.optim.Optimizer):
         seed: int = 0,
         **options: Any,
     ) -> None:
+        if isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"KFACOptimizer builds the inner optimizer itself: pass the class {type(optimizer).__name__} and its "
+                "options, as in KFACOptimizer(model, torch.optim.SGD, lr=0.1), not an optimizer"
+            )
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"KFACOptimizer needs the network, an nn.Module, where other optimizers take its parameters, not "
@@ -79,22 +85,10 @@ class KFACOptimizer(torch.optim.Optimizer):
             )
         settings = settings or replace(KFACSettings(), placement="replicate")
         chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
-        self.inner = optimizer(chosen, **options)
-        if isinstance(self.inner, torch.optim.LBFGS):
-            raise ValueError(
-                "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"
-            )
-        super().__init__(self.inner.param_groups, self.inner.defaults)
-        self._share()
+        super().__init__(optimizer(chosen, **options))
         self.kfac = KFAC(model, settings, communicator=communicator, loss=loss, seed=seed)
         self._scaler = scaler
         self._n_steps = n_steps
-
-    def _share(self) -> None:
-        """Share parameter groups and state with the inner optimizer."""
-        self.param_groups = self.inner.param_groups
-        self.state = self.inner.state
-        self.defaults = self.inner.defaults
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Precondition the gradients and step.
@@ -167,18 +161,9 @@ class KFACOptimizer(torch.optim.Optimizer):
             )
         self.inner.load_state_dict({name: part for name, part in state_dict.items() if name != "kfac"})
         self.kfac.load_state_dict(state_dict["kfac"])
-        self._share()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer; layers that have been unfrozen for it are preconditioned from then on."""
-        if "param_groups" in self.__dict__ and self.param_groups is self.inner.param_groups:
-            self.inner.add_param_group(param_group)
-            if self.kfac.is_outdated:
-                self.kfac.look_again()
-        else:  # torch's own constructor
-            super().add_param_group(param_group)
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise TypeError(
-            "a KFACOptimizer watches its network by hooks and cannot be copied; save its state_dict"
-        )
+        super().add_param_group(param_group)
+        if "kfac" in self.__dict__ and self.kfac.is_outdated:
+            self.kfac.look_again()

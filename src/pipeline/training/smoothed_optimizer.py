@@ -11,11 +11,12 @@ from torch.utils.data import default_collate
 
 from pipeline.training.average import Average
 from pipeline.training.objective import displaced
+from pipeline.training.outer_optimizer import OuterOptimizer
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.smoothing import RunningMixup, Smoothing
 
 
-class SmoothedOptimizer(torch.optim.Optimizer):
+class SmoothedOptimizer(OuterOptimizer):
     """Let an optimizer step with the gradient of a smoothed objective::
 
         optimizer = SmoothedOptimizer(model, inner, [WeightNoise(0.2), SAM(0.1), WeightAverage(0.5)], n_steps=1000)
@@ -73,15 +74,9 @@ class SmoothedOptimizer(torch.optim.Optimizer):
                     f"{type(each).__name__} needs samples or their single losses, which an optimizer does not see; mix "
                     "samples by MixupCollate, or smooth labels in the loss"
                 )
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ValueError(
-                "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"
-            )
         if n_steps < 1:
             raise ValueError(f"n_steps must be the number of steps of the whole training, not {n_steps}")
-        self.inner = optimizer
-        super().__init__(optimizer.param_groups, optimizer.defaults)
-        self._share()
+        super().__init__(optimizer)
         self._scaler = scaler
         self.n_done = 0
         self._model = model
@@ -89,16 +84,6 @@ class SmoothedOptimizer(torch.optim.Optimizer):
         self._n_steps = n_steps
         self._seed = seed
         self._average = Average(model)
-
-    def _share(self) -> None:
-        """Share parameter groups and state with the inner optimizer."""
-        self.param_groups = self.inner.param_groups
-        self.state = self.inner.state
-        self.defaults = self.inner.defaults
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients."""
-        self.inner.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step by the smoothed gradient; return what the last call of the closure returned.
@@ -172,16 +157,8 @@ class SmoothedOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.inner.load_state_dict(state["inner"])
-        self._share()
         self.n_done = state["n_done"]
         self._average.load_state_dict(state["average"], state["n_averaged"])
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the inner optimizer."""
-        if "param_groups" in self.__dict__ and self.param_groups is self.inner.param_groups:
-            self.inner.add_param_group(param_group)
-        else:  # torch's own constructor
-            super().add_param_group(param_group)
 
     def _climb(
         self, smoothing: Smoothing, weights: Mapping[str, nn.Parameter], closure: Callable[[], Any]

@@ -1,0 +1,66 @@
+"""A torch optimizer around another one, of which it shows parameter groups, state and defaults."""
+
+from typing import Any
+
+import torch
+
+
+def _of_inner(name: str) -> Any:
+    """Return a property that reads and writes an attribute of the inner optimizer, if there is one already."""
+
+    def read(self: Any) -> Any:
+        return getattr(self.inner, name)
+
+    def write(self: Any, value: Any) -> None:
+        if "inner" in self.__dict__:
+            setattr(self.inner, name, value)
+
+    return property(read, write)
+
+
+class OuterOptimizer(torch.optim.Optimizer):
+    """An optimizer whose parameter groups, state and defaults are always those of the inner optimizer.
+
+    They are looked up there at each use, because torch's optimizers replace them when they load a state.
+
+    Args:
+        inner: The inner optimizer.
+
+    Attributes:
+        inner: The inner optimizer.
+
+    Raises:
+        ValueError: If the inner optimizer needs several passes per step.
+    """
+
+    param_groups = _of_inner("param_groups")
+    state = _of_inner("state")
+    defaults = _of_inner("defaults")
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        if not isinstance(inner, torch.optim.Optimizer):
+            raise TypeError(f"{type(self).__name__} needs a torch optimizer, not {type(inner).__name__}")
+        if isinstance(inner, torch.optim.LBFGS):
+            raise ValueError(
+                "LBFGS evaluates the loss several times a step, each at other weights; use SGD or AdamW"
+            )
+        super().__init__([{"params": []}], {})  # what torch's constructor sets is ignored
+        self.inner = inner
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the inner optimizer."""
+        if "inner" in self.__dict__:
+            self.inner.add_param_group(param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients."""
+        self.inner.zero_grad(set_to_none)
+
+    def trains(self, parameter: torch.Tensor) -> bool:
+        """Whether a parameter is in one of the groups."""
+        return any(parameter is p for group in self.inner.param_groups for p in group["params"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            f"a {type(self).__name__} belongs to its network and cannot be copied; save its state_dict"
+        )
