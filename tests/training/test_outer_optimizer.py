@@ -7,7 +7,8 @@ import torch
 from small_programs import batch, network, weights
 from torch.nn.functional import cross_entropy
 
-from pipeline.training import KFACOptimizer, SmoothedOptimizer, learning_rate_range_test
+from pipeline.training import KFAC, KFACOptimizer, KFACSettings, SmoothedOptimizer, learning_rate_range_test
+from pipeline.training.smoothing import SAM, WeightNoise
 
 
 def with_curvature(model):
@@ -80,5 +81,65 @@ def test_an_optimizer_in_place_of_its_class_and_a_copy_are_refused_in_a_line():
         KFACOptimizer(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(TypeError, match="SmoothedOptimizer needs a torch optimizer, not type"):
         SmoothedOptimizer(model, torch.optim.SGD, [], n_steps=2)
-    with pytest.raises(TypeError, match="SmoothedOptimizer .* cannot be copied; save its state_dict"):
+    with pytest.raises(TypeError, match=r"SmoothedOptimizer .* cannot be copied; save its state_dict"):
         copy.deepcopy(smoothed(model))
+
+
+HEAD = KFACSettings(factor_interval=2, inverse_interval=2, sample_fraction=1.0, damping=0.1)
+
+
+def trained_head(of_all, steps=12, smoothing=()):
+    """Train the last layer by its optimizer; the rest is frozen, or is only not the optimizer's."""
+    model = network()
+    model[0].requires_grad_(of_all)
+    optimizer = KFACOptimizer(model, params=model[2].parameters(), settings=HEAD, lr=0.1, momentum=0.9)
+    if smoothing:
+        optimizer = SmoothedOptimizer(model, optimizer, smoothing, n_steps=steps)
+    for step in range(steps):
+        step_by(optimizer, lambda step=step: loss_of(model, step))
+    return model, optimizer
+
+
+@pytest.mark.parametrize("smoothing", [[], [SAM(0.05), WeightNoise(0.2)]])
+def test_parameters_that_the_optimizer_does_not_step_are_left_alone_as_frozen_ones_are(smoothing):
+    (model, _), (frozen, _) = (
+        trained_head(True, smoothing=smoothing),
+        trained_head(False, smoothing=smoothing),
+    )
+    assert torch.equal(weights(model), weights(frozen))
+    if smoothing:
+        return
+    other, sums = network(), torch.zeros(6, 4)
+    other.load_state_dict(network().state_dict())
+    for step in range(12):  # the body's gradient is plain: the sum over steps, which nobody has cleared
+        other[2].load_state_dict(trained_head(False, steps=step)[0][2].state_dict())
+        sums += torch.autograd.grad(loss_of(other, step), other[0].weight)[0]
+    torch.testing.assert_close(model[0].weight.grad, sums)
+
+
+def test_a_bias_that_the_optimizer_does_not_step_is_no_part_of_its_layer():
+    natural = []
+    for frozen in (False, True):
+        model = network()
+        model[2].bias.requires_grad_(not frozen)
+        kfac = KFAC(model, HEAD, params=[*model[0].parameters(), model[2].weight])
+        loss_of(model, 0).backward()
+        kfac.step(0.1)
+        natural.append(torch.cat([p.grad.flatten() for p in (model[0].weight, model[2].weight)]))
+    assert torch.equal(*natural)
+
+
+def test_layers_of_a_group_that_is_added_are_preconditioned_and_former_states_with_more_layers_load():
+    model = network()
+    optimizer = KFACOptimizer(model, params=model[2].parameters(), settings=HEAD, lr=0.1)
+    assert optimizer.kfac.preconditioned == ("2",)
+    assert optimizer.kfac.not_preconditioned == ()
+    of_all = KFAC(network(), HEAD)
+    loss_of(of_all._model, 0).backward()
+    of_all.step(0.1)
+    state = {**optimizer.inner.state_dict(), "kfac": of_all.state_dict()}
+    optimizer.load_state_dict(state)
+    tensors = optimizer.kfac.state_dict()["tensors"]
+    assert tensors.keys() == {p for p in of_all.state_dict()["tensors"] if p.endswith("/2")}
+    optimizer.add_param_group({"params": list(model[0].parameters())})
+    assert optimizer.kfac.preconditioned == ("0", "2")

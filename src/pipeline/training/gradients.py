@@ -1,6 +1,6 @@
 """The gradients of a network: those of its layers as matrices, and checks of all."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,25 @@ class Gradients:
     Args:
         model: The network.
         layers: The preconditioned layers, by name.
+        trains: Returns a function that tells whether the optimizer steps a parameter that is not frozen.
 
     Attributes:
         weights: The trained parameters by name.
         others: The trained parameters that belong to no layer, by name.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, Structure]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, Structure],
+        trains: Callable[[], Callable[[Tensor], bool]],
+    ) -> None:
         covered = {id(p) for layer in layers.values() for p in layer.parameters}
-        self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.others = {name: p for name, p in self.weights.items() if id(p) not in covered}
         self._model = model
         self._layers = layers
+        self._trains = trains
+        self.weights = self._trained()
+        self.others = {name: p for name, p in self.weights.items() if id(p) not in covered}
 
     def of_layers(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return the gradients of these layers, one tensor each; frozen layers and those without a gradient are
@@ -79,7 +86,7 @@ class Gradients:
         Raises:
             ValueError: If a parameter was added, unfrozen or replaced, or frozen without the rest of its layer.
         """
-        now = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        now = self._trained()
         for name, p in now.items():
             if name not in self.weights:
                 raise ValueError(_changed(name, "was added or unfrozen"))
@@ -90,6 +97,16 @@ class Gradients:
             frozen = [names[id(p)] for p in layer.parameters if names[id(p)] not in now]
             if 0 < len(frozen) < len(layer.parameters):
                 raise ValueError(_changed(frozen[0], "was frozen or removed without the rest of its layer"))
+
+    @property
+    def are_outdated(self) -> bool:
+        """Whether the network trains parameters that it did not train before."""
+        known = {id(p) for p in self.weights.values()}
+        return any(id(p) not in known for p in self._trained().values())
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        trains = self._trains()
+        return {name: p for name, p in self._model.named_parameters() if p.requires_grad and trains(p)}
 
     def are_finite(self) -> bool:
         """Whether no gradient is infinite or undefined."""

@@ -16,7 +16,7 @@ inversions.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from time import perf_counter
 from typing import Any
@@ -39,7 +39,7 @@ from pipeline.training.passes import Loss
 from pipeline.training.processes import detected, require_all, require_known, unwrapped
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.settings import KFACSettings
-from pipeline.training.state import COUNTS, KFACState, require_state
+from pipeline.training.state import COUNTS, KFACState, require_state, without
 
 
 class KFAC:
@@ -84,6 +84,9 @@ class KFAC:
         scaler: The `torch.amp.GradScaler` in use. Its scale is used where none is learned. As the scaler does, `step`
             then skips gradients that are not finite instead of raising an error.
         seed: Seed of the classes that `sample_fisher` draws.
+        params: The parameters that the optimizer steps, or a function that returns those of the moment; by default all
+            that are not frozen. Others are left alone as frozen ones are: nobody may clear their gradients, and natural
+            gradients would add up there.
 
     Attributes:
         damping: The current damping.
@@ -107,6 +110,7 @@ class KFAC:
         sums_gradients: bool = False,
         scaler: torch.amp.GradScaler | None = None,
         seed: int = 0,
+        params: Iterable[Tensor] | Callable[[], Iterable[Tensor]] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -139,13 +143,21 @@ class KFAC:
         self._loss: Loss = loss
         self._takes_mean = self._told_of_mean = False
         self._sums_gradients = sums_gradients
+        self._params = params if params is None or callable(params) else list(params)
         self._attach()
+
+    def _trains(self) -> Callable[[Tensor], bool]:
+        """Return a function that tells whether the optimizer steps a parameter that is not frozen."""
+        if self._params is None:
+            return lambda _: True
+        stepped = {id(p) for p in (self._params() if callable(self._params) else self._params)}
+        return lambda p: id(p) in stepped
 
     def _attach(self) -> None:
         """Find the layers of the network and add hooks."""
-        found = find_layers(self._model, block_size=self.settings.block_size)
+        found = find_layers(self._model, block_size=self.settings.block_size, trains=self._trains())
         self._layers = found.structures
-        self._gradients = Gradients(self._model, self._layers)
+        self._gradients = Gradients(self._model, self._layers, self._trains)
         self._coverage = Coverage(self._layers, self._gradients.weights, found.reasons, self._communicator)
         self._curvature = Curvature(self._layers, self.settings, self._communicator)
         self._checked = self._communicator.size == 1
@@ -177,8 +189,7 @@ class KFAC:
     @property
     def is_outdated(self) -> bool:
         """Whether the network trains parameters that it did not train when its layers were found."""
-        known = {id(p) for p in self._gradients.weights.values()}
-        return any(p.requires_grad and id(p) not in known for p in self._model.parameters())
+        return self._gradients.are_outdated
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a KFAC watches its network by hooks and cannot be copied; save its state_dict")
@@ -371,6 +382,11 @@ class KFAC:
             ValueError: If the state is that of another network, or of other blocks, or lacks layers, or is no state of
                 K-FAC.
         """
+        if (
+            self._params is not None
+        ):  # a former version had layers of parameters that the optimizer does not step
+            every = find_layers(self._model, block_size=self.settings.block_size).structures
+            state = without(state, [name for name in every if name not in self._layers])
         require_state(state, self._layers)
         self._curvature.load(state["tensors"])
         for name in COUNTS:

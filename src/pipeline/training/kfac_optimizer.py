@@ -31,7 +31,7 @@ class KFACOptimizer(OuterOptimizer):
         model: The network, or `DistributedDataParallel` or `torch.compile` around it.
         optimizer: The class of the inner optimizer, or a function that builds one from parameter groups and options.
         settings: Settings of K-FAC; by default those of `KFACSettings`, with all factors on every process.
-        params: Parameters or parameter groups; by default all trained parameters.
+        params: Parameters or parameter groups; by default all trained parameters. Others keep their gradients.
         communicator: See `KFAC`.
         loss: See `KFAC`.
         scaler: The gradient scaler, needed if its scale is not learned from the loss.
@@ -86,7 +86,9 @@ class KFACOptimizer(OuterOptimizer):
         settings = settings or replace(KFACSettings(), placement="replicate")
         chosen = [p for p in model.parameters() if p.requires_grad] if params is None else list(params)
         super().__init__(optimizer(chosen, **options))
-        self.kfac = KFAC(model, settings, communicator=communicator, loss=loss, seed=seed)
+        self.kfac = KFAC(
+            model, settings, communicator=communicator, loss=loss, seed=seed, params=self.parameters
+        )
         self._scaler = scaler
         self._n_steps = n_steps
 

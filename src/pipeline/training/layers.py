@@ -6,7 +6,7 @@ weight are one layer, with the uses of all.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -69,25 +69,44 @@ class Layers:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def find_layers(model: nn.Module, *, block_size: int) -> Layers:
+def find_layers(
+    model: nn.Module, *, block_size: int, trains: Callable[[Tensor], bool] = lambda _: True
+) -> Layers:
     """Find the layers of a network that are preconditioned.
 
     Weights are left out if they are frozen, of an unknown kind, or shared by layers of kinds that cannot be one layer.
+
+    Args:
+        model: The network.
+        block_size: Largest number of rows of a block of a factor.
+        trains: Whether the optimizer steps a parameter that is not frozen; others are left alone as frozen ones are.
     """
     found = Layers()
     by_weight: dict[int, list[PossibleLayer]] = {}
     for name, module in model.named_modules():
-        for candidate in candidates(name, module, block_size):
+        for candidate in (_trained(each, trains) for each in candidates(name, module, block_size)):
+            if candidate is None:
+                continue
             by_weight.setdefault(id(candidate.weight), []).append(candidate)
     for group in by_weight.values():
         _add(group, found)
     names = {id(p): name for name, p in model.named_parameters()}
     for module in model.modules():
         for p in module._parameters.values():
-            if p is not None and p.requires_grad and (why := _unusual(module, p)):
+            if p is not None and p.requires_grad and trains(p) and (why := _unusual(module, p)):
                 found.reasons.setdefault(str(id(p)), why)
     found.reasons = {names[int(key)]: why for key, why in found.reasons.items() if int(key) in names}
     return found
+
+
+def _trained(candidate: PossibleLayer, trains: Callable[[Tensor], bool]) -> PossibleLayer | None:
+    """Return what the optimizer steps of a possible layer: all of it, the layer without its bias, or nothing."""
+    parameters = [p for p in (candidate.weight, candidate.bias) if p is not None and p.requires_grad]
+    if all(trains(p) for p in parameters):
+        return candidate
+    if isinstance(candidate.module, UNIT_WISE) or not trains(candidate.weight):
+        return None
+    return replace(candidate, bias=None, build=lambda _: candidate.build(False))
 
 
 def _add(group: list[PossibleLayer], found: Layers) -> None:

@@ -56,9 +56,9 @@ class OuterOptimizer(torch.optim.Optimizer):
         """Clear the gradients."""
         self.inner.zero_grad(set_to_none)
 
-    def trains(self, parameter: torch.Tensor) -> bool:
-        """Whether a parameter is in one of the groups."""
-        return any(parameter is p for group in self.inner.param_groups for p in group["params"])
+    def parameters(self) -> list[torch.Tensor]:
+        """Return the parameters of all groups."""
+        return [p for group in self.inner.param_groups for p in group["params"]]
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError(

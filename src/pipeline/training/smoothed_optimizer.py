@@ -96,7 +96,10 @@ class SmoothedOptimizer(OuterOptimizer):
                 "SmoothedOptimizer computes gradients at other weights: pass step a closure that sets gradients to "
                 "zero, computes the loss, calls backward and returns the loss; a gradient scaler goes to scaler="
             )
-        weights = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        stepped = {id(p) for p in self.parameters()}
+        weights = {
+            name: p for name, p in self._model.named_parameters() if p.requires_grad and id(p) in stepped
+        }
         done = self.n_done / self._n_steps
         pair, second = divmod(self.n_done, 2)
         displacements = [

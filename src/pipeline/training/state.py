@@ -15,6 +15,13 @@ class KFACState(TypedDict):
     scalars: dict[str, Any]
 
 
+def without(state: KFACState, layers: Collection[str]) -> KFACState:
+    """Return a state without some layers."""
+    tensors = {path: M for path, M in state["tensors"].items() if path.split("/", 2)[2] not in layers}
+    kept = {key: [name for name in state["scalars"][key] if name not in layers] for key in ("layers", "seen")}
+    return {"tensors": tensors, "scalars": {**state["scalars"], **kept}}
+
+
 def require_state(state: KFACState, layers: Collection[str]) -> None:
     """Raise ValueError unless a state is a complete state of K-FAC for a network with these layers.
 
