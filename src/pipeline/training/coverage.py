@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -40,15 +41,16 @@ class Coverage:
         self._weights = weights
         self._rank = communicator.rank
         self._differentiated = False
+        self._proven: set[str] = set()  # layers of `left` that stay so, because functions were watched, too
         self._silent: set[str] = set()  # layers that a warning has named
         self._unseen: set[str] = set()  # layers of `_silent` that have still not been seen
-        self._told: set[str] = set()  # `left` when the attributes were last computed
         self._list()
 
     def update(self, capture: Capture, curvature: Curvature) -> None:
         """Update from the passes of a step; all processes must call it together."""
         self._find_partly_seen(capture, curvature)
         self._find_silent(capture, curvature)
+        capture.survey()  # a use may be switched on later
         if capture.differentiated and not self._differentiated and self._rank == 0:
             self._differentiated = True
             warnings.warn(
@@ -57,18 +59,31 @@ class Coverage:
                 stacklevel=5,
             )
 
+    def state(self) -> dict[str, list[str]]:
+        """Return what a resumed run needs, as plain names."""
+        return {"left": sorted(self.left), "proven": sorted(self._proven)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned; a state of an earlier version lacks it, and other entries are ignored."""
+        self.left, self._proven = (
+            {name for name in state.get(key, ()) if name in self._layers} for key in ("left", "proven")
+        )
+        self._list()
+
     def _find_partly_seen(self, capture: Capture, curvature: Curvature) -> None:
-        self.left = curvature.in_any_process(capture.partly_seen)
-        if self.left == self._told:
+        found = curvature.in_any_process(capture.partly_seen) - self._proven
+        self.left = self._proven | found
+        if not found:
             return
         if not capture.watches_functions:
             capture.watches_functions = True  # next time the uses by functions are seen, too
-            capture.survey()
+            capture.partly_seen = set()
             return
+        self._proven |= found
         self._list()
-        if self.left and self._rank == 0:
+        if self._rank == 0:
             warnings.warn(
-                f"K-FAC does not precondition layer {', '.join(sorted(self.left))}: {_USED}, as in a matrix product or "
+                f"K-FAC does not precondition layer {', '.join(sorted(found))}: {_USED}, as in a matrix product or "
                 "transposed, which no hook sees",
                 stacklevel=6,
             )
@@ -99,12 +114,11 @@ class Coverage:
             warnings.warn(f"K-FAC saw no pass through layer {', '.join(silent)}; {why}", stacklevel=6)
 
     def _list(self) -> None:
-        self._told = set(self.left)
-        aside = self.left | self._unseen
+        aside = self._proven | self._unseen
         self.preconditioned = tuple(name for name in self._layers if name not in aside)
         covered = {id(p) for name in self.preconditioned for p in self._layers[name].parameters}
         self.not_preconditioned = tuple(name for name, p in self._weights.items() if id(p) not in covered)
-        for names, why in ((self.left, _USED), (self._unseen, _UNSEEN)):
+        for names, why in ((self._proven, _USED), (self._unseen, _UNSEEN)):
             of_them = {id(p) for name in names for p in self._layers[name].parameters}
             self.reasons |= {name: why for name, p in self._weights.items() if id(p) in of_them}
         named = set(self.not_preconditioned)

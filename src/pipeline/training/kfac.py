@@ -179,10 +179,11 @@ class KFAC:
         Unchanged layers keep their factors. Statistics since the last step are discarded, so call it before the first
         pass of a step; that step renews factors and inverses.
         """
-        former, scale = self._curvature, self._capture.loss_scale
-        self._capture.remove()
+        former, capture = self._curvature, self._capture
+        capture.remove()
         self._attach()
-        self._capture.loss_scale = scale
+        self._capture.loss_scale = capture.loss_scale
+        self._capture.watches_functions |= capture.watches_functions
         self._curvature.take_over(former)
         self._intervals.next_factors = self._intervals.next_inverses = self._intervals.step
 
@@ -372,7 +373,13 @@ class KFAC:
             "tensors": self._curvature.tensors(),
             "scalars": {name: getattr(self._curvature, name) for name in COUNTS}
             | self._intervals.state()
-            | {"damping": self.damping, "layers": list(self._layers), "seen": sorted(self._curvature.seen)},
+            | self._coverage.state()
+            | {
+                "damping": self.damping,
+                "layers": list(self._layers),
+                "seen": sorted(self._curvature.seen),
+                "watches_functions": self._capture.watches_functions,
+            },
         }
 
     def load_state_dict(self, state: KFACState) -> None:
@@ -394,6 +401,9 @@ class KFAC:
         self.damping = state["scalars"]["damping"]
         self._trial = None
         self._intervals.load(state["scalars"])
+        self._coverage.load(state["scalars"])
+        # A layer that has statistics is not looked for again, and functions may have applied it.
+        self._capture.watches_functions |= state["scalars"].get("watches_functions", True)
 
     @property
     def n_retries(self) -> int:
