@@ -7,10 +7,11 @@ import pytest
 import torch
 from single_samples import ALL, Network, batch, cross_entropies, drawn, expected_factors, require_factors
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
-from pipeline.training import KFAC
+from pipeline.training import KFAC, KFACOptimizer
 
 
 class Functional(nn.Module):
@@ -123,3 +124,67 @@ def test_a_use_that_is_switched_on_later_is_found_at_the_next_update_and_stays_f
     model.transposes = False
     run(model, kfac, range(6, 8))
     assert kfac.not_preconditioned == ("a.weight", "a.bias")
+
+
+def dense(kfac, layer, name, gradient, damping):
+    """The damped natural gradient from the factors that the state holds, by dense solves."""
+    tensors = kfac.state_dict()["tensors"]
+    A, G = tensors[f"factor/A/{name}"], tensors[f"factor/G/{name}"]
+    pi = (A.diagonal().mean() / G.diagonal().mean()).sqrt()
+    A = A + pi * damping**0.5 * torch.eye(len(A)).double()
+    G = G + damping**0.5 / pi * torch.eye(len(G)).double()
+    return torch.linalg.solve(A, torch.linalg.solve(G, gradient).T).T
+
+
+def gradient_of(layer):
+    return torch.cat([layer.weight.grad, layer.bias.grad[:, None]], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["frozen", "lazy"])
+def test_parameters_that_are_unfrozen_or_given_a_shape_later_are_refused_by_name(kind):
+    model, (x, y) = drawn(Network()), batch()
+    if kind == "lazy":
+        model = nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.LazyLinear(4)).double()
+    else:
+        model.requires_grad_(False)
+    kfac = KFAC(model, ALL)
+    assert not kfac.preconditioned
+    if kind == "frozen":
+        model.requires_grad_(True)
+    cross_entropy(model(x), y).backward()
+    assert kfac.is_outdated
+    how = "was added or unfrozen" if kind == "frozen" else "was given its shape"
+    with pytest.raises(ValueError, match=rf"parameter (a|0)\.weight {how} .* call look_again\(\)"):
+        kfac.step(0.1)
+    kfac.look_again()
+    model.zero_grad()
+    cross_entropy(model(x), y).backward()
+    layer = next(module for module in model.modules() if isinstance(module, nn.Linear))
+    gradient = gradient_of(layer)
+    kfac.step(0.1)
+    name = kfac.preconditioned[0]
+    torch.testing.assert_close(gradient_of(layer), dense(kfac, layer, name, gradient, ALL.damping))
+
+
+def test_a_step_of_zeros_without_a_pass_leaves_no_trace():
+    """As `torch.distributed.checkpoint` takes one to fill the state of an optimizer."""
+    settings = replace(ALL, factor_interval=5, inverse_interval=5, factor_decay=0.9)
+    found = []
+    for fills in (False, True):
+        model = drawn(Network())
+        optimizer = KFACOptimizer(model, lr=0.1, settings=settings)
+        if fills:
+            state = get_optimizer_state_dict(model, optimizer)
+            with pytest.raises(
+                ValueError, match=r"torch\.distributed\.checkpoint\.state_dict drops K-FAC's part"
+            ):
+                optimizer.load_state_dict(state)
+            assert optimizer.kfac.n_done == 0
+        for step in range(7):
+            rng = torch.Generator().manual_seed(step)
+            optimizer.zero_grad()
+            x = torch.randn(12, 5, generator=rng, dtype=torch.float64)
+            cross_entropy(model(x), torch.randint(4, (12,), generator=rng)).backward()
+            optimizer.step()
+        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*found)

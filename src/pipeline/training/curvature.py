@@ -75,7 +75,7 @@ class Curvature:
         self._exchange = Exchange(shapes, self._placement.owners, communicator, dtype)
 
     def average(self, moments: dict[Key, Moments]) -> float | None:
-        """Update the moving averages of the factors from the statistics of all processes since the last call.
+        """Update the moving averages of the factors from the statistics of all processes since the last call, if any.
 
         Returns:
             Relative change of the factors in the Frobenius norm, averaged over factors; None unless `adaptive_change`
@@ -83,6 +83,8 @@ class Curvature:
         """
         self._average_corrections(moments)
         means, seen = self._exchange.mean(moments, like=self._like)
+        if not seen:
+            return None
         self.seen.update(name for name, _ in seen)
         decay = min(self._settings.factor_decay, 1 - 1 / (self.n_averaged + 1))
         self.n_averaged += 1

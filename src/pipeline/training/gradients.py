@@ -35,6 +35,7 @@ class Gradients:
         self._layers = layers
         self._trains = trains
         self.weights = self._trained()
+        self._lazy = {name for name, p in self.weights.items() if nn.parameter.is_lazy(p)}
         self.others = {name: p for name, p in self.weights.items() if id(p) not in covered}
 
     def of_layers(self, names: Iterable[str]) -> dict[str, Tensor]:
@@ -84,7 +85,8 @@ class Gradients:
         A layer may be frozen as a whole.
 
         Raises:
-            ValueError: If a parameter was added, unfrozen or replaced, or frozen without the rest of its layer.
+            ValueError: If a parameter was added, unfrozen, replaced or given its shape, or frozen without the rest of
+                its layer.
         """
         now = self._trained()
         for name, p in now.items():
@@ -92,6 +94,8 @@ class Gradients:
                 raise ValueError(_changed(name, "was added or unfrozen"))
             if p is not self.weights[name]:
                 raise ValueError(_changed(name, "was replaced"))
+            if self._has_shape_now(name, p):
+                raise ValueError(_changed(name, "was given its shape"))
         names = {id(p): name for name, p in self.weights.items()}
         for layer in self._layers.values():
             frozen = [names[id(p)] for p in layer.parameters if names[id(p)] not in now]
@@ -100,13 +104,21 @@ class Gradients:
 
     @property
     def are_outdated(self) -> bool:
-        """Whether the network trains parameters that it did not train before."""
-        known = {id(p) for p in self.weights.values()}
+        """Whether the network trains parameters that it did not train before, or whose shape was not known."""
+        known = {id(p) for name, p in self.weights.items() if not self._has_shape_now(name, p)}
         return any(id(p) not in known for p in self._trained().values())
+
+    def _has_shape_now(self, name: str, parameter: Tensor) -> bool:
+        return name in self._lazy and not nn.parameter.is_lazy(parameter)
 
     def _trained(self) -> dict[str, nn.Parameter]:
         trains = self._trains()
         return {name: p for name, p in self._model.named_parameters() if p.requires_grad and trains(p)}
+
+    def are_zero(self) -> bool:
+        """Whether no gradient has an entry other than zero."""
+        gradients = [p.grad for p in self.weights.values() if p.grad is not None]
+        return not any(bool((g.coalesce().values() if g.is_sparse else g).any()) for g in gradients)
 
     def are_finite(self) -> bool:
         """Whether no gradient is infinite or undefined."""

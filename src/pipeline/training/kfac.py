@@ -290,16 +290,20 @@ class KFAC:
             self._gradients.require_equal(self._communicator)
         if self._scaler is not None:
             scale = float(self._scaler.get_scale())
+        if self._intervals.factors_are_due:
+            self._gradients.require_same_parameters()
         if self._layers:
-            if self._intervals.factors_are_due:
-                self._gradients.require_same_parameters()
             self._curvature.follow()
             if done is not None and self.settings.damping_rule == "scheduled":
                 self.damping = scheduled(self.settings.damping, self.settings.final_damping, done)
             if self._intervals.factors_are_due:
                 with self._timed("factors"):
-                    self._update_factors(scale)
-            if self._intervals.inverses_are_due:
+                    has_statistics = self._update_factors(scale)
+                if not has_statistics and self._gradients.are_zero():
+                    # No training step: torch.distributed.checkpoint takes such a step to fill an optimizer's state.
+                    self._checked = self._communicator.size == 1
+                    return
+            if self._intervals.inverses_are_due and self._curvature.seen:
                 with self._timed("inverses"):
                     self._curvature.invert(self.damping)
                 self._intervals.inverted()
@@ -446,15 +450,21 @@ class KFAC:
         yield
         self.seconds[phase] += perf_counter() - start
 
-    def _update_factors(self, scale: float) -> None:
+    def _update_factors(self, scale: float) -> bool:
+        """Update the factors; return whether any process had statistics, without which the update stays due."""
         if self._capture.waits_for_sample:
             raise ValueError(
                 "fisher 'monte_carlo' draws classes from the network's scores: call sample_fisher(scores) between the "
                 "forward and the backward pass, or set fisher to 'empirical'"
             )
         self._takes_mean = self._loss == "learned" and not self._capture.learns_scale
-        self._intervals.factors_moved(self._curvature.average(self._capture.take(scale=scale)))
+        before = self._curvature.n_averaged
+        change = self._curvature.average(self._capture.take(scale=scale))
+        has_statistics = self._curvature.n_averaged > before
+        if has_statistics:
+            self._intervals.factors_moved(change)
         self._coverage.update(self._capture, self._curvature)
+        return has_statistics
 
     def _tell_of_mean(self) -> None:
         self._told_of_mean = True

@@ -20,8 +20,9 @@ class KFACOptimizer(OuterOptimizer):
         optimizer = KFACOptimizer(model, torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
 
     It steps, schedules, saves and loads like any torch optimizer: its parameter groups and state are those of the inner
-    optimizer, and its `state_dict` has the additional entry "kfac". With several processes all must call `step`, and
-    all must call `state_dict` unless every process holds all factors, which is the default here. With
+    optimizer, and its `state_dict` has the additional entry "kfac". Save what `state_dict` returns, because
+    `torch.distributed.checkpoint.state_dict` drops that entry. With several processes all must call `step`, and all must
+    call `state_dict` unless every process holds all factors, which is the default here. With
     `torch.amp.GradScaler` pass it to `scaler.step` as usual; a step with gradients that are not finite changes nothing.
     If gradients are unscaled before the step and their scale is not learned from the loss (see `KFAC`), pass `scaler`.
     Adaptive damping needs `kfac.judge` after each step where `kfac.wants_verdict` is true; drawn classes need
@@ -158,7 +159,8 @@ class KFACOptimizer(OuterOptimizer):
         """
         if "kfac" not in state_dict:
             raise ValueError(
-                "the state has no entry 'kfac', so it is that of the other optimizer alone; load it by "
+                "the state has no entry 'kfac', so it is that of the other optimizer alone; save what this optimizer's "
+                "state_dict returns (torch.distributed.checkpoint.state_dict drops K-FAC's part), or load the state by "
                 "inner.load_state_dict to start K-FAC afresh"
             )
         self.inner.load_state_dict({name: part for name, part in state_dict.items() if name != "kfac"})
