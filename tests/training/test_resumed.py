@@ -140,6 +140,50 @@ def gradient_of(layer):
     return torch.cat([layer.weight.grad, layer.bias.grad[:, None]], dim=1)
 
 
+def test_a_state_with_eigenbases_goes_on_without_them_if_they_are_switched_off():
+    model = drawn(Network())
+    kfac = KFAC(model, replace(ALL, ekfac=True))
+    run(model, kfac, range(5))
+    twin, other = resumed(model, kfac, replace(ALL, inverse_interval=10))
+    x, y = batch()
+    twin.zero_grad()
+    cross_entropy(twin(x), y).backward()
+    gradient = gradient_of(twin.a)
+    other.step(0.1)
+    torch.testing.assert_close(gradient_of(twin.a), dense(other, twin.a, "a", gradient, ALL.damping))
+    assert all(path.startswith(("factor", "inverse")) for path in other.state_dict()["tensors"])
+
+
+def test_long_adaptive_intervals_end_where_they_are_switched_off():
+    model = drawn(Network())
+    adaptive = replace(ALL, adaptive_change=1e6, factor_decay=0.9, factor_interval=3, inverse_interval=3)
+    kfac = KFAC(model, adaptive)
+    run(model, kfac, range(40))
+    assert kfac.state_dict()["scalars"]["stretch"] > 1
+    twin, other = resumed(model, kfac, replace(ALL, factor_decay=0.9))
+    for step in range(40, 44):
+        run(twin, other, [step])
+        assert other.factor_age == other.inverse_age == 1
+    # The other way round, and where nothing is changed, a state is taken as it is.
+    twin, other = resumed(model, kfac, adaptive)
+    assert torch.equal(run(twin, other, range(40, 50)), run(model, kfac, range(40, 50)))
+
+
+def test_a_damping_that_a_state_overrides_is_named():
+    model = drawn(Network())
+    kfac = KFAC(model, ALL)
+    run(model, kfac, range(2))
+    with pytest.warns(
+        UserWarning, match=r"the damping 0\.05 of the state .* 0\.5 of its settings; set the attr"
+    ):
+        _, other = resumed(model, kfac, replace(ALL, damping=0.5))
+    assert other.damping == 0.05
+    with pytest.warns(UserWarning, match="set the attribute damping"):
+        resumed(model, kfac, replace(ALL, damping=0.5), without=("asked_damping",))
+    kfac.damping = 0.2  # by hand, so a resumed run keeps it
+    assert resumed(model, kfac, ALL)[1].damping == 0.2
+
+
 @pytest.mark.parametrize("kind", ["frozen", "lazy"])
 def test_parameters_that_are_unfrozen_or_given_a_shape_later_are_refused_by_name(kind):
     model, (x, y) = drawn(Network()), batch()

@@ -239,8 +239,13 @@ class Curvature:
             for (name, matrix), M in matrices.items()
         }
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> bool:
         """Restore what `tensors` returned; each process may call it on its own.
+
+        Without `ekfac`, eigenbases are left out, and the inverses of their layers, which are older than the factors.
+
+        Returns:
+            Whether something was left out, so that factors must be inverted before the next step.
 
         Raises:
             ValueError: If the tensors belong to another network or to other blocks.
@@ -252,6 +257,9 @@ class Curvature:
             if group != "correction" and (shape is None or M.shape != shape):
                 raise ValueError(f"the K-FAC state has {path} of shape {tuple(M.shape)}, the network {shape}")
             groups[group][name, matrix] = M.to(self._like, copy=True)
+        turned = set() if self._settings.ekfac else {name for name, _ in groups["basis"]}
+        for group in ("inverse", "basis", "correction"):
+            groups[group] = {key: M for key, M in groups[group].items() if key[0] not in turned}
         self.factors, self._inverses = groups["factor"], groups["inverse"]
         self._corrections = {name: S for (name, _), S in groups["correction"].items()}
         self.bases.clear()
@@ -260,6 +268,7 @@ class Curvature:
         self._known = set(self.factors)
         self.seen = {name for name, _ in self._known}
         self.ready = {name for name, _ in (*self._inverses, *groups["basis"])}
+        return bool(turned)
 
     @property
     def _like(self) -> Tensor:

@@ -72,6 +72,10 @@ class Intervals:
         return {name: getattr(self, name) for name in STATE}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned; other entries are ignored."""
+        """Restore what `state` returned, within the present intervals; other entries are ignored."""
         for name in STATE:
             setattr(self, name, state[name])
+        longest = LONGEST if self.adaptive_change else 1
+        self.stretch = min(self.stretch, longest)
+        self.next_factors = min(self.next_factors, self.last_factors + longest * self.factor_interval)
+        self.next_inverses = min(self.next_inverses, self.last_inverses + longest * self.inverse_interval)

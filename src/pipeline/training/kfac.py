@@ -380,6 +380,7 @@ class KFAC:
             | self._coverage.state()
             | {
                 "damping": self.damping,
+                "asked_damping": [self.settings.damping_rule, self.settings.damping],
                 "layers": list(self._layers),
                 "seen": sorted(self._curvature.seen),
                 "watches_functions": self._capture.watches_functions,
@@ -387,7 +388,7 @@ class KFAC:
         }
 
     def load_state_dict(self, state: KFACState) -> None:
-        """Restore what `state_dict` returned.
+        """Restore what `state_dict` returned; the settings are those of this object, but the damping is the state's.
 
         Raises:
             ValueError: If the state is that of another network, or of other blocks, or lacks layers, or is no state of
@@ -399,12 +400,14 @@ class KFAC:
             every = find_layers(self._model, block_size=self.settings.block_size).structures
             state = without(state, [name for name in every if name not in self._layers])
         require_state(state, self._layers)
-        self._curvature.load(state["tensors"])
+        left_out = self._curvature.load(state["tensors"])
         for name in COUNTS:
             setattr(self._curvature, name, state["scalars"][name])
-        self.damping = state["scalars"]["damping"]
+        self._take_damping(state["scalars"])
         self._trial = None
         self._intervals.load(state["scalars"])
+        if left_out:
+            self._intervals.next_inverses = self._intervals.step
         self._coverage.load(state["scalars"])
         # A layer that has statistics is not looked for again, and functions may have applied it.
         self._capture.watches_functions |= state["scalars"].get("watches_functions", True)
@@ -465,6 +468,20 @@ class KFAC:
             self._intervals.factors_moved(change)
         self._coverage.update(self._capture, self._curvature)
         return has_statistics
+
+    def _take_damping(self, scalars: Mapping[str, Any]) -> None:
+        """Take the damping of a state, and warn if the settings ask for another than they did when it was saved."""
+        settings, self.damping = self.settings, scalars["damping"]
+        asked = [settings.damping_rule, settings.damping]
+        # A state of an earlier version does not tell what was asked for; only a fixed damping stays what it was.
+        former = ["fixed", self.damping] if settings.damping_rule == "fixed" else asked
+        overrides = settings.damping_rule != "scheduled" and self.damping != settings.damping
+        if overrides and list(scalars.get("asked_damping", former)) != asked and self._communicator.rank == 0:
+            warnings.warn(
+                f"K-FAC goes on with the damping {self.damping} of the state that it has loaded, not with the "
+                f"{settings.damping} of its settings; set the attribute damping of KFAC to change it",
+                stacklevel=3,
+            )
 
     def _tell_of_mean(self) -> None:
         self._told_of_mean = True
