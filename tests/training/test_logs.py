@@ -2,7 +2,9 @@
 
 import json
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -31,6 +33,31 @@ def test_statistics_are_written_one_object_a_line_and_appended(tmp_path):
     assert lines[0]["layers/0/A/trace"] > 0
     assert lines[0]["loss"] is None
     assert "name" not in lines[0]
+
+
+def test_numbers_are_written_whatever_holds_them(tmp_path):
+    @dataclass
+    class Figures:
+        loss: torch.Tensor
+
+    weight = torch.ones(1, requires_grad=True)
+    figures = {
+        "tensor": 2 * weight.sum(),
+        "single": np.float32(0.5),
+        "count": np.int64(3),
+        "array": np.array([[1.5]]),
+        "half": torch.tensor(0.25, dtype=torch.bfloat16),
+        "several": torch.ones(2),
+        "nested": Figures(3 * weight),
+    }
+    path = tmp_path / "log.jsonl"
+    with JSONLines(path) as log:
+        log(1, figures)
+        log(2, Figures(4 * weight))
+    first, second = (json.loads(line) for line in path.read_text().splitlines())
+    expected = {"step": 1, "tensor": 2.0, "single": 0.5, "count": 3, "array": 1.5, "half": 0.25}
+    assert first == {**expected, "nested/loss": 3.0}
+    assert second == {"step": 2, "loss": 4.0}
 
 
 def test_scalars_go_to_a_writer_of_tensorboard_by_path():
@@ -68,6 +95,35 @@ def test_a_range_test_finds_the_order_of_the_largest_stable_rate_and_leaves_no_t
     # Once the weight is at rounding's level it takes several steps beyond the bound to come back.
     assert found.rates[-1] > 2 / curvature
     assert found.losses[0] == pytest.approx(curvature / 2)
+
+
+@pytest.mark.parametrize("constant", [-20.0, 20.0])
+def test_a_constant_that_is_added_to_the_loss_changes_no_range_test(constant):
+    # The weights that gradient descent passes through are powers of 1 - rate; losses far below zero add rounding.
+    found = []
+    for offset in (0.0, constant):
+        model, loss_of = quadratic(1.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        found.append(
+            learning_rate_range_test(
+                model, optimizer, lambda step, f=loss_of, at=offset: f(step) + at, n_steps=90
+            )
+        )
+    assert found[0].rates == found[1].rates
+    assert found[0].rates[-1] > 2.0
+    assert found[0].steepest == found[1].steepest
+
+
+def test_noise_of_the_losses_ends_no_range_test():
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        model, loss_of = quadratic(1.0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        noise = torch.randn(60, generator=rng)
+        found = learning_rate_range_test(
+            model, optimizer, lambda step, f=loss_of, add=noise: f(step) + add[step], highest=1e-3, n_steps=60
+        )
+        assert len(found.rates) == 60
 
 
 def test_a_range_test_of_k_fac_starts_afresh_afterwards():

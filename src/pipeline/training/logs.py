@@ -3,10 +3,13 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+import numpy as np
+from torch import Tensor
 
 
 class ScalarWriter(Protocol):
@@ -18,16 +21,19 @@ class ScalarWriter(Protocol):
 def scalars(figures: Any) -> dict[str, float]:
     """Flatten figures, such as those of `KFAC.statistics` or an `EpochRecord`, to numbers by path.
 
-    Names of nested figures are joined by slashes; values that are not numbers are left out.
+    Names of nested figures are joined by slashes. Tensors and arrays of one entry are numbers; values that are not
+    numbers are left out.
     """
-    return dict(
-        _scalars(asdict(figures) if is_dataclass(figures) and not isinstance(figures, type) else figures)
-    )
+    return dict(_scalars(figures))
 
 
-def _scalars(figures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, float]]:
+def _scalars(figures: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    if not isinstance(figures, Mapping):
+        figures = {each.name: getattr(figures, each.name) for each in fields(figures)}
     for name, value in figures.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Tensor | np.ndarray | np.generic):
+            value = value.item() if math.prod(value.shape) == 1 else None
+        if isinstance(value, Mapping) or (is_dataclass(value) and not isinstance(value, type)):
             yield from _scalars(value, f"{path}{name}/")
         elif isinstance(value, int | float):
             yield f"{path}{name}", value

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from pipeline.errors import ConvergenceError
 
 SMOOTHING = 0.9  # weight of the past in the mean of losses
+RISE = 5.0  # typical deviations of a loss from this mean by which the mean may exceed its first value
+SETTLED = 10  # steps until the typical deviation is known
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ def learning_rate_range_test(
 ) -> RangeTest:
     """Increase the rate geometrically from step to step and record the loss [1, section 3.3].
 
-    The test ends early if the average loss exceeds four times its minimum or is not finite. Network and optimizer are
-    restored at the end. All groups of parameters get the same rate.
+    The test ends early if the average loss is not finite or, after the tenth step, exceeds the first one by five times
+    the typical deviation of a loss from the average; a constant that is added to the loss changes nothing. Network and
+    optimizer are restored at the end. All groups of parameters get the same rate.
 
     Args:
         model: The network, in training mode.
@@ -66,6 +70,7 @@ def learning_rate_range_test(
     weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
     rates: list[float] = []
     losses: list[float] = []
+    deviations: list[float] = []
     mean = 0.0
     try:
         for step in range(n_steps):
@@ -74,9 +79,13 @@ def learning_rate_range_test(
                 group["lr"] = lr
             optimizer.zero_grad()
             loss = loss_of(step)
-            mean = SMOOTHING * mean + (1 - SMOOTHING) * float(loss.detach())
+            value = float(loss.detach())
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * value
             average = mean / (1 - SMOOTHING ** (step + 1))
-            if not math.isfinite(average) or (losses and average > 4 * min(losses)):
+            deviations.append(abs(value - average))
+            if not math.isfinite(average):
+                break
+            if step >= SETTLED and average > losses[0] + RISE * statistics.median(deviations):
                 break
             rates.append(lr)
             losses.append(average)
