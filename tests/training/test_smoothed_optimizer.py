@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -259,3 +260,94 @@ def test_weights_that_are_frozen_later_stay_and_those_that_are_unfrozen_are_disp
     assert all(
         torch.equal(weights[-last.numel() - 3 : -3], before[-last.numel() - 3 : -3]) for weights in seen
     )
+
+
+class Spectral(nn.Module):
+    """A layer with complex weights, as one complex parameter or as one of real and imaginary parts."""
+
+    def __init__(self, is_complex):
+        super().__init__()
+        parts = 0.5 * torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        self.weight = nn.Parameter(torch.view_as_complex(parts) if is_complex else parts)
+
+    def forward(self, x):
+        weight = self.weight if self.weight.is_complex() else torch.view_as_complex(self.weight)
+        return (x.to(weight.dtype) @ weight.T).abs()
+
+
+@pytest.mark.parametrize("smoothing", [SAM(0.3), WeightNoise(0.2), WeightNoise(0.2, filter_wise=True)])
+def test_complex_weights_are_smoothed_like_their_real_and_imaginary_parts(smoothing):
+    found = []
+    for is_complex in (True, False):
+        model = Spectral(is_complex)
+        optimizer = SmoothedOptimizer(model, sgd(model), [smoothing, WeightAverage(1.0)], n_steps=4)
+        run(model, optimizer, range(4))
+        optimizer.settle()
+        weight = model.weight.detach()
+        found.append(torch.view_as_real(weight) if is_complex else weight)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sparse_gradients_are_climbed_like_dense_ones(adaptive):
+    found = []
+    for sparse in (True, False):
+        model = nn.Sequential(nn.Embedding(7, 5, sparse=sparse), nn.Linear(5, 3)).double()
+        with torch.no_grad():
+            for i, p in enumerate(model.parameters()):
+                p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+        optimizer = SmoothedOptimizer(model, sgd(model), [SAM(0.3, adaptive=adaptive)], n_steps=3)
+        for _ in range(3):
+
+            def closure(model=model, optimizer=optimizer):
+                optimizer.zero_grad()
+                loss = cross_entropy(model(torch.tensor([1, 1, 4, 6])), torch.tensor([0, 1, 2, 1]))
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        found.append(flat(model))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+
+
+def test_a_closure_that_leaves_no_gradients_is_refused_in_a_line():
+    model = network()
+    optimizer = SmoothedOptimizer(model, sgd(model), [SAM(0.1)], n_steps=3)
+    before = flat(model)
+    with pytest.raises(ValueError, match=r"closure left no gradients .* must call backward"):
+        optimizer.step(lambda: cross_entropy(model(batch(0)[0]), batch(0)[1]))
+    assert torch.equal(flat(model), before)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, bool, int])
+def test_labels_of_any_kind_of_integer_are_mixed(kind):
+    torch.manual_seed(0)
+    samples = [(torch.rand(3), kind(i % 2)) for i in range(6)]
+    images, targets = MixupCollate(Mixup(0.4), 3)(samples)
+    torch.manual_seed(0)
+    samples = [(torch.rand(3), torch.tensor(i % 2)) for i in range(6)]
+    expected = MixupCollate(Mixup(0.4), 3)(samples)
+    assert torch.equal(images, expected[0])
+    assert torch.equal(targets, expected[1])
+
+
+@pytest.mark.parametrize("label", [-100, 3])
+def test_labels_that_are_no_class_are_refused_in_a_line(label):
+    with pytest.raises(ValueError, match=rf"label {label} is no class from 0 to 2; set n_classes, and leave"):
+        MixupCollate(Mixup(0.4), 3)([(torch.rand(3), 1), (torch.rand(3), label)])
+
+
+def test_what_a_module_adds_to_its_state_is_no_weight_to_be_averaged():
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    model, after = nn.Sequential(Extra(4, 3)).double(), []
+    optimizer = SmoothedOptimizer(model, sgd(model), [WeightAverage(1.0)], n_steps=2)
+    for step in range(2):
+        after.append(run(model, optimizer, [step]))
+    optimizer.settle()
+    torch.testing.assert_close(flat(model), (after[0] + after[1]) / 2)

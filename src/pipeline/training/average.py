@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The mean of all floating-point weights and buffers of a network over the steps that were added.
+    """The mean of all real and complex weights and buffers of a network over the steps that were added.
 
     Args:
         model: The network whose weights are averaged.
@@ -59,5 +59,8 @@ class Average:
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [
-            (name, tensor) for name, tensor in self._model.state_dict().items() if tensor.is_floating_point()
+            (name, tensor)
+            for name, tensor in self._model.state_dict().items()
+            # A module's `get_extra_state` may put anything there.
+            if not name.endswith("_extra_state") and (tensor.is_floating_point() or tensor.is_complex())
         ]

@@ -172,7 +172,13 @@ class SmoothedOptimizer(OuterOptimizer):
         for buffer, before in zip(self._model.buffers(), kept, strict=True):
             buffer.copy_(before)
         scale = 1.0 if self._scaler is None else self._scaler.get_scale()
-        found = {name: p.grad / scale for name, p in weights.items() if p.grad is not None}
+        gradients = {name: p.grad for name, p in weights.items() if p.grad is not None}
+        if not gradients:
+            raise ValueError(
+                "the closure left no gradients of the optimizer's parameters: it must call backward on the loss, and "
+                "set gradients to zero before, not after"
+            )
+        found = {name: (g.to_dense() if g.is_sparse else g) / scale for name, g in gradients.items()}
         if self._scaler is not None and not all(bool(g.isfinite().all()) for g in found.values()):
             return {}  # the scale is too large; the scaler will skip the step
         return smoothing.climb({name: weights[name].detach() for name in found}, found)
@@ -199,7 +205,8 @@ class MixupCollate:
 
     Raises:
         ValueError: If the smoothing does not mix samples, or mixes with former batches.
-        TypeError: When called, if a sample is not a floating-point image and the number of a class.
+        TypeError: When called, if a sample is not a floating-point image and the number of a class. ValueError if there
+            is no such class.
     """
 
     def __init__(
@@ -238,6 +245,13 @@ class MixupCollate:
         if not images.is_floating_point():
             raise TypeError(
                 f"MixupCollate mixes floating-point images, not {images.dtype}; convert them in the data set"
+            )
+        labels = labels.long()
+        outside = labels[(labels < 0) | (labels >= self.n_classes)]
+        if len(outside):
+            raise ValueError(
+                f"label {int(outside[0])} is no class from 0 to {self.n_classes - 1}; set n_classes, and leave samples "
+                "that the loss is to ignore out of the data set, because a mixture cannot ignore one of two samples"
             )
         targets = one_hot(labels, self.n_classes).to(images.dtype)
         # Workers of a loader have torch's generator seeded by epoch and worker, so batches differ.

@@ -79,6 +79,5 @@ class Smoothing:
 
 def norm_of(tensors: Mapping[str, Tensor]) -> Tensor:
     """Return the 2-norm of all entries together, a scalar."""
-    return sum(
-        (t.square().sum() for t in tensors.values()), start=next(iter(tensors.values())).new_zeros(())
-    ).sqrt()
+    squares = [(t.abs() if t.is_complex() else t).square().sum() for t in tensors.values()]
+    return sum(squares, start=squares[0].new_zeros(())).sqrt()

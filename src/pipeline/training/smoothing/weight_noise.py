@@ -55,8 +55,10 @@ class WeightNoise(Smoothing):
         displacement = {}
         for name, weight in weights.items():
             if weight.ndim > 1:
-                noise = torch.from_numpy(rng.standard_normal(weight.shape, dtype=np.float32)).to(weight)
-                across = tuple(range(1, weight.ndim)) if self.filter_wise else tuple(range(weight.ndim))
-                scale = weight.square().mean(dim=across, keepdim=True).sqrt()
-                displacement[name] = noise.mul_(factor * scale)
+                parts = torch.view_as_real(weight) if weight.is_complex() else weight
+                noise = torch.from_numpy(rng.standard_normal(parts.shape, dtype=np.float32)).to(parts)
+                across = tuple(range(1, parts.ndim)) if self.filter_wise else tuple(range(parts.ndim))
+                scale = parts.square().mean(dim=across, keepdim=True).sqrt()
+                noise.mul_(factor * scale)
+                displacement[name] = torch.view_as_complex(noise) if weight.is_complex() else noise
         return displacement
