@@ -123,6 +123,30 @@ def test_a_step_without_the_difference_is_refused():
         kfac.step(1.0)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_a_wrapped_network_are_understood_and_missing_ones_named(prefix, rng):
+    x, y, first, second = halves(rng)
+    natural = []
+    for start in ("", prefix):
+        model = network()
+        kfac = KFAC(model, KFACSettings(**EVERY, placement="replicate", difference_weight=0.5))
+        apart = [
+            a - b
+            for a, b in zip(
+                gradients(model, x[first], y[first]), gradients(model, x[second], y[second]), strict=True
+            )
+        ]
+        functional.cross_entropy(model(x), y).backward()
+        difference = {start + name: d for (name, _), d in zip(model.named_parameters(), apart, strict=True)}
+        kfac.step(0.1, difference=difference)
+        natural.append(stacked(model[0].weight.grad, model[0].bias.grad))
+    assert torch.equal(*natural)
+    model.zero_grad()
+    functional.cross_entropy(model(x), y).backward()
+    with pytest.raises(ValueError, match=r"difference of gradients lacks parameter 0\.bias"):
+        kfac.step(0.1, difference={"0.weight": apart[0]})
+
+
 def test_factors_that_are_spread_are_refused():
     def work(communicator):
         with pytest.raises(ValueError, match="set placement to 'replicate', not 'hybrid'"):

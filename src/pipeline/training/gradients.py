@@ -46,7 +46,20 @@ class Gradients:
         return {name: gradient for name, gradient in found.items() if gradient is not None}
 
     def as_layers(self, names: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return tensors given by parameter as `of_layers` returns gradients."""
+        """Return tensors given by parameter as `of_layers` returns gradients.
+
+        Names may be those of a network inside `DistributedDataParallel` or `torch.compile`.
+
+        Raises:
+            ValueError: If a trained parameter is missing.
+        """
+        tensors = {**{_inside(name): t for name, t in tensors.items()}, **tensors}
+        for name in self.weights:
+            if name not in tensors:
+                raise ValueError(
+                    f"the difference of gradients lacks parameter {name}; give one tensor for each trained parameter, "
+                    "by its name in named_parameters"
+                )
         kept = {name: p.grad for name, p in self.weights.items()}
         try:
             for name, p in self.weights.items():
@@ -163,6 +176,13 @@ class Gradients:
                 "processes hold different gradients at K-FAC's first step; train by DistributedDataParallel, which "
                 "averages them, or pass communicator=Serial() if each process trains a network of its own"
             )
+
+
+def _inside(name: str) -> str:
+    """Return a parameter's name without the prefixes of torch's wrappers."""
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.split(".", 1)[1]
+    return name
 
 
 def _changed(name: str, how: str) -> str:
