@@ -143,3 +143,14 @@ def test_layers_of_a_group_that_is_added_are_preconditioned_and_former_states_wi
     assert tensors.keys() == {p for p in of_all.state_dict()["tensors"] if p.endswith("/2")}
     optimizer.add_param_group({"params": list(model[0].parameters())})
     assert optimizer.kfac.preconditioned == ("0", "2")
+
+
+def test_parameters_of_a_copy_are_refused_in_a_line():
+    model, other = network(), network()
+    for build in (
+        lambda: KFAC(model, params=other.parameters()),
+        lambda: KFACOptimizer(model, params=other.parameters(), lr=0.1),
+        lambda: SmoothedOptimizer(model, torch.optim.SGD(other.parameters(), lr=0.1), [], n_steps=2),
+    ):
+        with pytest.raises(ValueError, match="steps no parameter of this network; build it from"):
+            build()

@@ -35,6 +35,7 @@ from pipeline.training.gradients import Gradients
 from pipeline.training.intervals import Intervals
 from pipeline.training.layers import find_layers
 from pipeline.training.loss_terms import Terms
+from pipeline.training.outer_optimizer import require_own
 from pipeline.training.passes import Loss
 from pipeline.training.processes import detected, require_all, require_known, unwrapped
 from pipeline.training.randomness import Purpose, generator
@@ -97,7 +98,8 @@ class KFAC:
 
     Raises:
         ValueError: If adaptive damping or a `difference_weight` needs all factors on every process and `placement`
-            distributes them, if weights are sharded, or if there is no such `loss`.
+            distributes them, if weights are sharded, if `params` has no parameter of the network, or if there is no
+            such `loss`.
     """
 
     def __init__(
@@ -144,6 +146,8 @@ class KFAC:
         self._takes_mean = self._told_of_mean = False
         self._sums_gradients = sums_gradients
         self._params = params if params is None or callable(params) else list(params)
+        if self._params is not None:
+            require_own(self._model, self._params() if callable(self._params) else self._params)
         self._attach()
 
     def _trains(self) -> Callable[[Tensor], bool]:

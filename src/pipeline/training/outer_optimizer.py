@@ -1,8 +1,10 @@
 """A torch optimizer around another one, of which it shows parameter groups, state and defaults."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def _of_inner(name: str) -> Any:
@@ -16,6 +18,20 @@ def _of_inner(name: str) -> Any:
             setattr(self.inner, name, value)
 
     return property(read, write)
+
+
+def require_own(model: nn.Module, parameters: Iterable[torch.Tensor]) -> None:
+    """Raise ValueError unless some of the parameters that are stepped are those of a network.
+
+    Raises:
+        ValueError: If none is; they may belong to a copy.
+    """
+    own = {id(p) for p in model.parameters()}
+    if not any(id(p) in own for p in parameters):
+        raise ValueError(
+            "the optimizer steps no parameter of this network; build it from the parameters of the network itself, not "
+            "of a copy"
+        )
 
 
 class OuterOptimizer(torch.optim.Optimizer):

@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from pipeline.training.average import Average
 from pipeline.training.objective import displaced
-from pipeline.training.outer_optimizer import OuterOptimizer
+from pipeline.training.outer_optimizer import OuterOptimizer, require_own
 from pipeline.training.randomness import Purpose, generator
 from pipeline.training.smoothing import RunningMixup, Smoothing
 
@@ -55,7 +55,7 @@ class SmoothedOptimizer(OuterOptimizer):
 
     Raises:
         ValueError: If a smoothing needs the samples or their single losses, if the optimizer needs several passes per
-            step, or if `n_steps` is not positive.
+            step or steps no parameter of the network, or if `n_steps` is not positive.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class SmoothedOptimizer(OuterOptimizer):
         if n_steps < 1:
             raise ValueError(f"n_steps must be the number of steps of the whole training, not {n_steps}")
         super().__init__(optimizer)
+        require_own(model, self.parameters())
         self._scaler = scaler
         self.n_done = 0
         self._model = model
