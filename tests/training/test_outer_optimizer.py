@@ -154,3 +154,28 @@ def test_parameters_of_a_copy_are_refused_in_a_line():
     ):
         with pytest.raises(ValueError, match="steps no parameter of this network; build it from"):
             build()
+
+
+def test_a_layer_that_is_replaced_or_unfrozen_without_the_optimizer_is_refused_until_it_is_told():
+    model = network()
+    optimizer = KFACOptimizer(model, settings=HEAD, lr=0.1)
+    model[2] = torch.nn.Linear(6, 3)
+    loss_of(model, 0).backward()
+    with pytest.raises(
+        ValueError, match=r"2\.weight was replaced since .* give the optimizer what it is to train"
+    ):
+        optimizer.step()
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    before = weights(model)
+    step_by(optimizer, lambda: loss_of(model, 0))
+    assert not torch.equal(weights(model)[-21:], before[-21:])
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = KFACOptimizer(model, params=model[2].parameters(), settings=HEAD, lr=0.1)
+    model[0].requires_grad_(True)
+    loss_of(model, 0).backward()
+    with pytest.raises(ValueError, match=r"0\.weight was added or unfrozen since"):
+        optimizer.step()
+    optimizer.kfac.look_again()  # it is to stay as it is
+    step_by(optimizer, lambda: loss_of(model, 0))
+    assert torch.equal(weights(model)[:30], weights(network())[:30])

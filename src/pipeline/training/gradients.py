@@ -35,6 +35,7 @@ class Gradients:
         self._layers = layers
         self._trains = trains
         self.weights = self._trained()
+        self._trainable = self._not_frozen()
         self._lazy = {name for name, p in self.weights.items() if nn.parameter.is_lazy(p)}
         self.others = {name: p for name, p in self.weights.items() if id(p) not in covered}
 
@@ -95,17 +96,18 @@ class Gradients:
     def require_same_parameters(self) -> None:
         """Raise ValueError if the network's trained parameters are not those that K-FAC found.
 
-        A layer may be frozen as a whole.
+        A layer may be frozen as a whole. A parameter that is not frozen any more is refused also if the optimizer does
+        not step it, because it was probably meant to.
 
         Raises:
             ValueError: If a parameter was added, unfrozen, replaced or given its shape, or frozen without the rest of
                 its layer.
         """
         now = self._trained()
-        for name, p in now.items():
-            if name not in self.weights:
+        for name, p in self._not_frozen().items():
+            if name not in self._trainable or (name in now and name not in self.weights):
                 raise ValueError(_changed(name, "was added or unfrozen"))
-            if p is not self.weights[name]:
+            if p is not self._trainable[name]:
                 raise ValueError(_changed(name, "was replaced"))
             if self._has_shape_now(name, p):
                 raise ValueError(_changed(name, "was given its shape"))
@@ -126,7 +128,10 @@ class Gradients:
 
     def _trained(self) -> dict[str, nn.Parameter]:
         trains = self._trains()
-        return {name: p for name, p in self._model.named_parameters() if p.requires_grad and trains(p)}
+        return {name: p for name, p in self._not_frozen().items() if trains(p)}
+
+    def _not_frozen(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self._model.named_parameters() if p.requires_grad}
 
     def are_zero(self) -> bool:
         """Whether no gradient has an entry other than zero."""
@@ -188,5 +193,5 @@ def _inside(name: str) -> str:
 def _changed(name: str, how: str) -> str:
     return (
         f"parameter {name} {how} since K-FAC was attached; call look_again() of KFAC once the network is ready, before "
-        "the next pass"
+        "the next pass, and give the optimizer what it is to train"
     )
