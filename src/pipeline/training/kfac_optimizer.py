@@ -19,11 +19,12 @@ class KFACOptimizer(OuterOptimizer):
 
         optimizer = KFACOptimizer(model, torch.optim.AdamW, lr=1e-3, weight_decay=1e-2)
 
-    It steps, schedules, saves and loads like any torch optimizer: its parameter groups and state are those of the inner
-    optimizer, and its `state_dict` has the additional entry "kfac". Save what `state_dict` returns, because
-    `torch.distributed.checkpoint.state_dict` drops that entry. With several processes all must call `step`, and all must
-    call `state_dict` unless every process holds all factors, which is the default here. With
-    `torch.amp.GradScaler` pass it to `scaler.step` as usual; a step with gradients that are not finite changes nothing.
+    It steps, schedules, saves and loads like any torch optimizer: its parameter groups and state are those of the
+    inner optimizer, and its `state_dict` has the additional entry "kfac". Save what `state_dict` returns, because
+    `torch.distributed.checkpoint.state_dict` drops that entry. With several processes all must call `step`, and all
+    must call `state_dict` unless every process holds all factors, which is the default here. With
+    `torch.amp.GradScaler` pass it to `scaler.step` as usual; a step with gradients that are not finite changes
+    nothing.
     If gradients are unscaled before the step and their scale is not learned from the loss (see `KFAC`), pass `scaler`.
     Adaptive damping needs `kfac.judge` after each step where `kfac.wants_verdict` is true; drawn classes need
     `kfac.sample_fisher` before each backward pass.
