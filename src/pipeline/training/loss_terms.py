@@ -16,6 +16,7 @@ from torch import Tensor
 ROUNDED = 64  # larger multiples of a mean are too close to each other to tell apart
 LOGARITHMS, PROBABILITIES = " of log-probabilities", " of probabilities"
 LOOKED_AT = 256  # rows that the weight is inferred from; terms are counted over all rows
+EXACT = 1e-5  # relative misfit that single precision's rounding explains
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,36 @@ def _softmax(scores: Tensor, gradient: Tensor, kind: str, *, tolerance: float) -
         return None
     weights = (lift / doubt)[clear]
     off = (h_others[clear] - weights[:, None] * p_others[clear]).norm()
-    fits = bool(off <= 10 * tolerance * h_others[clear].norm()) and bool((weights > 0).all())
+    size = h_others[clear].norm()
+    fits = bool(off <= max(1e-2, tolerance) * size) and bool((weights > 0).all())
     if fits and scores.shape[1] == 2:
         # With two classes any gradient that adds up to zero would fit, so all rows must agree.
-        fits = bool((weights.max() - weights.min()) <= 10 * tolerance * weights.abs().max())
-    if not fits:
+        fits = bool((weights.max() - weights.min()) <= max(1e-2, 3 * tolerance) * weights.abs().max())
+    softened = scores.shape[1] == 2 or bool(off > EXACT * size)
+    if not fits or (softened and _is_softened(p[clear], h[clear], weights)):
         return _soft_targets(p, h, len(live), kind, tolerance=tolerance)
     # If classes are weighted, take the one weight that keeps the trace of the scores' Fisher matrix.
     squares = h[clear].square().sum(dim=1)
     weight = float(squares.sum() / (squares / weights).sum())
     return _rounded(f"softmax cross-entropy{kind}", weight, len(live))
+
+
+def _is_softened(p: Tensor, h: Tensor, weights: Tensor) -> bool:
+    """Whether equal targets of all but one class, or but two of five and more, fit better than targets of zero.
+
+    Rounding may hide a smoothed label: its misfit to a hard one is small where probabilities are nearly equal. Targets
+    of zero fit each row with the weight of its own, except that two classes leave no misfit then.
+    """
+    n_classes = p.shape[1]
+    order = h.argsort(dim=1)
+    p, h = (t.gather(1, order[:, 2 if n_classes >= 5 else 1 :]) for t in (p, h))
+    if n_classes == 2:
+        weights = (p * h).sum() / p.square().sum() * torch.ones_like(weights)
+    off = (h - weights[:, None] * p).square().sum()
+    p, h = (t - t.mean(dim=1 if n_classes >= 5 else None, keepdim=True) for t in (p, h))
+    spread = p.square().sum()
+    off_softened = (h - (p * h).sum() / spread * p).square().sum()
+    return bool(2 * off_softened < off) and bool(off > (EXACT * h.abs().max()) ** 2)
 
 
 def _soft_targets(p: Tensor, h: Tensor, n_live: int, kind: str, *, tolerance: float) -> Terms | None:
@@ -119,11 +140,20 @@ def _soft_targets(p: Tensor, h: Tensor, n_live: int, kind: str, *, tolerance: fl
     kept = h.argsort(dim=1)[:, 2:]
     p, h = (t.gather(1, kept) for t in (p, h))
     p, h = (t - t.mean(dim=1, keepdim=True) for t in (p, h))
-    spread = p.square().sum()
-    if not bool(spread > 0):
+    along, spreads = (p * h).sum(dim=1), p.square().sum(dim=1)
+    rows = spreads > 0
+    if not bool(rows.any()):
         return None
-    weight = (p * h).sum() / spread
-    if not bool((h - weight * p).norm() <= 10 * tolerance * h.norm()) or not bool(weight > 0):
+    # Where the network is surer than its target, a target may be among the kept classes; most rows decide.
+    middle = (along[rows] / spreads[rows]).median()
+    rows &= (h - middle * p).norm(dim=1) <= 10 * tolerance * h.norm(dim=1)
+    weight = along[rows].sum() / spreads[rows].sum()
+    off = (h - weight * p)[rows].norm()
+    if (
+        2 * int(rows.sum()) < len(rows)
+        or not bool(off <= 10 * tolerance * h[rows].norm())
+        or not bool(weight > 0)
+    ):
         return None
     return _rounded(f"softmax cross-entropy{kind} with soft targets", float(weight), n_live)
 
