@@ -231,6 +231,35 @@ def test_other_losses_are_not_taken_for_cross_entropies(loss, n_outputs):
     assert learn_terms(scores.detach(), gradient) is None
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1e-2, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        functional.l1_loss,
+        lambda s, t: functional.mse_loss(s, t.sign()),
+        lambda s, t: functional.huber_loss(s, t, delta=0.1),
+        lambda s, t: (1 - s * t.sign()).clamp_min(0).mean(),
+    ],
+    ids=["absolute values", "squares", "huber", "hinge"],
+)
+def test_other_losses_of_small_scores_are_not_taken_for_binary_cross_entropies(loss, dtype, size):
+    rng = torch.Generator().manual_seed(1)
+    scores = (size * torch.randn(N, 1, generator=rng)).to(dtype).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(scores.float(), torch.randn(N, 1, generator=rng)), scores)
+    assert learn_terms(scores.detach(), gradient) is None
+
+
+@pytest.mark.parametrize("size", [1e-2, 0.3, 30.0])
+def test_a_binary_cross_entropy_of_small_and_large_scores_tells_its_weight(size):
+    rng = torch.Generator().manual_seed(1)
+    scores = (size * torch.randn(N, 1, generator=rng)).requires_grad_()
+    y = (torch.arange(N) % 2).float()[:, None]
+    loss = functional.binary_cross_entropy_with_logits(scores, y)
+    (gradient,) = torch.autograd.grad(loss / 4, scores)
+    assert learn_terms(scores.detach(), gradient).weight == pytest.approx(1 / (4 * N))
+
+
 def test_no_gradient_is_no_term_and_an_infinite_one_tells_nothing():
     scores = torch.randn(3, 4)
     assert learn_terms(scores, torch.zeros(3, 4)).n == 0

@@ -162,14 +162,16 @@ def _binary(scores: Tensor, gradient: Tensor, *, tolerance: float) -> Terms | No
     live = gradient.ne(0).nonzero()[:, 0]
     entries = _some(live, LOOKED_AT)
     h, scores = gradient[entries], scores[entries]
+    # Slopes of other losses have one size, or that of the error. Near a score of zero BCE's are almost the same, so it
+    # must explain them far better. Where all gradients are equal, nothing can tell.
     weight, spread = _of_binary(scores.sigmoid(), h)
-    if spread <= 10 * tolerance:
+    if spread <= 10 * tolerance and 10 * spread < _spread(h.abs()):
         return _rounded("binary cross-entropy", weight, len(live))
     if not bool(((scores > 0) & (scores < 1)).all()):
         return None
     weight, spread = _of_binary(scores, h * scores * (1 - scores))
-    # Near one half the slope of a sigmoid is almost constant, so a squared error looks nearly the same.
-    if spread <= 10 * tolerance and 10 * spread <= _of_binary(scores, h)[1]:
+    others = min(_of_binary(scores, h)[1], _spread(h.abs()))
+    if spread <= 10 * tolerance and 10 * spread < others:
         return _rounded(f"binary cross-entropy{PROBABILITIES}", weight, len(live))
     return None
 
@@ -183,7 +185,11 @@ def _of_binary(p: Tensor, h: Tensor) -> tuple[float, float]:
     if int(clear.sum()) < 2 or not tells:
         return 0.0, math.inf
     weights = (h / error)[clear]
-    return float(weights.mean()), float((weights.max() - weights.min()) / weights.max())
+    return float(weights.mean()), _spread(weights)
+
+
+def _spread(values: Tensor) -> float:
+    return float((values.max() - values.min()) / values.max())
 
 
 def _rounded(source: str, weight: float, n: int) -> Terms | None:
