@@ -1,6 +1,6 @@
 """Which calls and backward passes count, and how much, beside factors from passes of single samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -319,4 +319,66 @@ def test_of_several_outputs_the_one_that_weighs_most_is_the_unit(weights, swappe
     expected = expected_factors(model, losses)
     if not weights[1]:
         expected = {name: matrix for name, matrix in expected.items() if not name.endswith("/d")}
+    require_factors(kfac, expected)
+
+
+class Two(nn.Module):
+    """Two heads over one trunk."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 6), nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x):
+        h = self.a(x).tanh()
+        return self.b(h), self.c(h)
+
+
+def squares(scores, y):
+    return (scores - functional.one_hot(y, 4)).square().sum(dim=1).mean()
+
+
+@pytest.mark.parametrize("loss", ["learned", "mean", "sum"])
+@pytest.mark.parametrize("part", [cross_entropy, squares])
+def test_a_further_pass_over_a_graph_adds_a_part_of_the_loss_of_the_same_samples(part, loss):
+    model, (x, y) = drawn(Two()), batch()
+    kfac = KFAC(model, ALL, loss=loss)
+    scale = len(x) if loss == "sum" else 1
+    first, second = model(x)
+    (scale * part(first, y)).backward(retain_graph=True)
+    (scale * part(second, (y + 1) % 4)).backward()
+    kfac.step(1.0)
+    # The parts' gradients are not added up before they are squared.
+    each = [
+        expected_factors(
+            model, [lambda m, i=i, of=of: of(m(x[i : i + 1]), y[i : i + 1]) for i in range(len(x))]
+        )
+        for of in (
+            lambda found, y: part(found[0], y) + 0 * found[1].sum(),
+            lambda found, y: part(found[1], (y + 1) % 4) + 0 * found[0].sum(),
+        )
+    ]
+    expected = {path: each[0][path] if "/A/" in path else each[0][path] + each[1][path] for path in each[0]}
+    require_factors(kfac, expected)
+
+
+@pytest.mark.parametrize("loss", ["learned", "mean", "sum"])
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_calls_of_other_sizes_in_one_pass_have_gradients_of_their_own_samples(order, loss, sharing):
+    model, (x, y) = drawn(Network()), batch()
+    kfac = KFAC(model, replace(ALL, weight_sharing=sharing), loss=loss)
+    parts = [slice(0, 3), slice(3, 12)]
+    sizes = [1 if loss != "sum" else part.stop - part.start for part in parts]
+    losses = [n * squares(model(x[part]), y[part]) for n, part in zip(sizes, parts, strict=True)]
+    sum(losses[::order]).backward()
+    kfac.step(1.0)
+    each = []
+    for part in parts:
+        own = [lambda m, i=i: squares(m(x[i : i + 1]), y[i : i + 1]) for i in range(part.start, part.stop)]
+        each.append(expected_factors(model, own))
+    weights = [n / 6 for n in sizes] if loss == "sum" else sizes
+    expected = {
+        path: weights[0] * G + weights[1] * each[1][path] for path, G in each[0].items() if "/G/" in path
+    }
     require_factors(kfac, expected)

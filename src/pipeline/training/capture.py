@@ -253,6 +253,8 @@ class Capture:
         # If the last layer got one sample without a batch dimension, so did the network. A network that returns a
         # scalar has computed the loss itself.
         n_rows = 1 if self._alone else len(scores) if scores.dim() else self._n_rows
+        if call is not None:
+            call.n_rows = n_rows
         outputs = [t for t in tensors_of(output) if (t.requires_grad and t.dim() > 1) or t is scores]
         for place, each in enumerate(outputs):
             told = partial(self._add_scores, call or Call(), place, each.detach(), each._version, n_rows)

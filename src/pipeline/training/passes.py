@@ -4,6 +4,7 @@ A *pass* is a call of `backward`; all uses of a layer in one call of the network
 inputs count once a pass has reached its outputs: a call without a pass leaves no trace.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -50,11 +51,13 @@ class Call:
         inputs: Moments of its layers' inputs, until a pass reaches their outputs.
         n_uses: How often each layer was used.
         n_samples: The number of samples if functions have shown that steps come before samples, else None.
+        n_rows: How many samples the network was called with; None if it is not known.
     """
 
     inputs: dict[Key, Moments] = field(default_factory=dict)
     n_uses: dict[str, int] = field(default_factory=dict)
     n_samples: int | None = None
+    n_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ class Pass:
         ended: Whether it is over.
         scores: The terms of the loss inferred from each output of each call of the network, by the output's place.
         n_rows: How many samples a call of the network had; None if only parts of the network were called.
-        moments: Sums of the moments of output gradients.
+        moments: Sums of the moments of output gradients, apart for calls of the network with other numbers of samples.
+        calls: For each layer, the calls of the network that used it.
         rows: For each layer, how many rows statistics were taken from, how many there were, and how many in the first
             call.
         sums: For each layer and call of the network, sums over the uses of each sample: of inputs, of output gradients,
@@ -125,7 +129,8 @@ class Pass:
     ended: bool = False
     scores: dict[Call, dict[int, Terms | None]] = field(default_factory=dict)
     n_rows: int | None = None
-    moments: dict[Key, Tensor] = field(default_factory=dict)
+    moments: dict[tuple[Key, int | None], Tensor] = field(default_factory=dict)
+    calls: dict[str, dict[Call, None]] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)
     sums: dict[tuple[str, Call], tuple[KroneckerProduct, Tensor, Tensor, int]] = field(default_factory=dict)
     terms: Terms | None = None
@@ -159,6 +164,7 @@ class Pass:
         if use.rows is not None:  # the other rows of the weight have had no part in it
             before, after = use.rows.start, structure.parameters[0].shape[0] - use.rows.stop
             gradient = nn.functional.pad(gradient, (before, after))
+        self.calls.setdefault(use.name, {})[use.call] = None
         counts = self.rows.setdefault(use.name, [0, 0, use.n_rows])
         counts[0] += use.n
         counts[1] += use.n_rows
@@ -167,17 +173,25 @@ class Pass:
                 self._add_sums(use, structure, gradient)
                 return
             for matrix, moment in structure.gradient_moments(use.inputs, gradient).items():
-                self.add_moment((use.name, matrix), moment)
+                self.add_moment((use.name, matrix), moment, use.call)
             if use.name in bases:
                 assert isinstance(structure, KroneckerProduct)
                 columns = structure.with_ones(use.inputs), structure.gradients(gradient)
                 squares = rotated_second_moment(*columns, *bases[use.name], use.n)
-                self.add_moment((use.name, CORRECTION), squares)
+                self.add_moment((use.name, CORRECTION), squares, use.call)
 
-    def add_moment(self, key: Key, moment: Tensor) -> None:
-        """Add to the sum of a matrix."""
-        former = self.moments.get(key)
-        self.moments[key] = moment if former is None else former.add_(moment)
+    def add_moment(self, key: Key, moment: Tensor, call: Call) -> None:
+        """Add to the sum of a matrix over calls with as many samples as this one."""
+        place = key, call.n_rows
+        former = self.moments.get(place)
+        self.moments[place] = moment if former is None else former.add_(moment)
+
+    def n_samples(self, name: str) -> float:
+        """The number of samples of a layer, averaged over the calls of the network."""
+        if self.n_rows is None:
+            return self.rows[name][2]
+        sizes = [self.n_rows if call.n_rows is None else call.n_rows for call in self.calls[name]]
+        return sum(sizes) / len(sizes)
 
     def _add_sums(self, use: Use, structure: KroneckerProduct, gradient: Tensor) -> None:
         """Add up the uses of each sample, over positions and over calls of the layer."""
@@ -211,6 +225,7 @@ class Sums:
         self._unscaled: dict[Key, Moments] = {}
         self._unscaled_passes: list[set[str]] = []  # the layers of each
         self._without_gradient: list[dict[Key, float]] = []  # the samples of each such pass
+        self._calls: dict[str, set[Call]] = {}  # whose samples have been counted, for each layer
         self._factors: list[float] = []  # of recognized passes: by what the mean of terms was multiplied
 
     @property
@@ -229,6 +244,7 @@ class Sums:
                 del moments[key]
         for layers in self._unscaled_passes:
             layers.discard(name)
+        self._calls.pop(name, None)
 
     def forget_all(self) -> None:
         """Discard all sums."""
@@ -252,12 +268,12 @@ class Sums:
         Returns:
             The terms of its loss; None for a pass without samples.
         """
-        for (name, _), (structure, inputs, gradients, n_uses) in ended.sums.items():
+        for (name, call), (structure, inputs, gradients, n_uses) in ended.sums.items():
             mean = structure.input_moments(inputs / n_uses)
             for matrix, moment in mean.items():
                 add(self._inputs, (name, matrix), moment, inputs.shape[-1])
             for matrix, moment in structure.output_moments(gradients).items():
-                ended.add_moment((name, matrix), moment)
+                ended.add_moment((name, matrix), moment, call)
         n_samples = (
             ended.n_rows if ended.n_rows is not None else next(iter(ended.rows.values()), [0, 0, 0])[2]
         )
@@ -266,25 +282,34 @@ class Sums:
         terms = ended.terms or (_together(ended.scores) if loss == "learned" else None)
         if terms is None and loss == "sum":
             terms = Terms("a sum", ended.scale, float(ended.n_rows or 0))
-        samples, shares = {}, {}
-        for key in ended.moments:
-            looked_at, n_rows, first = ended.rows[key[0]]
-            shares[key] = looked_at / max(n_rows, 1)
-            samples[key] = first if ended.n_rows is None else ended.n_rows
-        if terms is None:
-            self._unscaled_passes.append({name for name, _ in ended.moments})
-        elif loss == "learned" and terms.n:
+        # A further pass over the same calls is that of a further part of the loss, of the same samples.
+        known = set[Call]().union(*self._calls.values())
+        is_new = not known.issuperset(call for calls in ended.calls.values() for call in calls)
+        shares, sizes, counts = {}, {}, {}
+        for name, calls in ended.calls.items():
+            looked_at, there_were, _ = ended.rows[name]
+            counted = self._calls.setdefault(name, set())
+            shares[name] = 0.0 if counted.issuperset(calls) else looked_at / max(there_were, 1)
+            sizes[name] = ended.n_samples(name)
+            counts[name] = sizes[name] * shares[name]
+            counted.update(calls)
+        if terms is None and is_new:
+            self._unscaled_passes.append({name for (name, _), _ in ended.moments})
+        elif terms is not None and loss == "learned" and terms.n:
             self._factors.append(terms.weight * terms.n / ended.scale)
-        elif loss == "learned":
-            self._without_gradient.append({key: n * shares[key] for key, n in samples.items()})
-        for key, moment in ended.moments.items():
-            n, share = samples[key], shares[key]
+        elif terms is not None and loss == "learned" and is_new:
+            self._without_gradient.append({key: counts[key[0]] for key, _ in ended.moments})
+        added: set[Key] = set()
+        for (key, n_rows), moment in ended.moments.items():
+            n, share = sizes[key[0]], 0.0 if key in added else shares[key[0]]
+            added.add(key)
             if terms is not None:
                 factor = terms.weight**-2
-                n_terms = terms.n or n if loss == "sum" else terms.n
+                n_terms = n if loss == "sum" and ended.terms is None else terms.n
                 add(self._gradients, key, moment.mul_(factor) if factor != 1 else moment, n_terms * share)
             else:
-                add(self._unscaled, key, moment.mul_((n / ended.scale) ** 2), n * share)
+                own = n if ended.n_rows is None or n_rows is None else n_rows
+                add(self._unscaled, key, moment.mul_((math.sqrt(n * own) / ended.scale) ** 2), n * share)
         return terms or Terms("a mean over dimension 0", ended.scale / n_samples, float(n_samples))
 
     def take(self, scale: float) -> dict[Key, Moments]:
