@@ -382,3 +382,58 @@ def test_calls_of_other_sizes_in_one_pass_have_gradients_of_their_own_samples(or
         path: weights[0] * G + weights[1] * each[1][path] for path, G in each[0].items() if "/G/" in path
     }
     require_factors(kfac, expected)
+
+
+class Parts(Network):
+    """A network whose parts a program may call one by one."""
+
+    def features(self, x):
+        return self.b(self.a(x).tanh()).tanh()
+
+
+def by_parts(model, x):
+    return model.c(model.features(x))
+
+
+def by_rows(model, x):
+    h = model.features(x)
+    return model.c(h.flatten(0, -2)).unflatten(0, h.shape[:-1])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("shape", [(12,), (4, 3)])
+@pytest.mark.parametrize("n_passes", [1, 2])
+@pytest.mark.parametrize("call", [by_parts, by_rows])
+def test_parts_that_are_called_one_by_one_have_the_scale_of_the_last_layer(call, n_passes, shape, reduction):
+    model, (x, y) = drawn(Parts()), batch()
+    expected = expected_factors(model, cross_entropies(x, y))
+    kfac = KFAC(model, ALL)
+    for images, labels in zip(x.view(*shape, 5).chunk(n_passes), y.view(shape).chunk(n_passes), strict=True):
+        scores = call(model, images).flatten(0, -2)
+        (cross_entropy(scores, labels.flatten(), reduction=reduction) / n_passes).backward()
+    kfac.step(1.0)
+    require_factors(kfac, expected)
+    assert kfac.terms.source == "softmax cross-entropy"
+
+
+def test_parts_that_are_called_one_by_one_have_one_number_of_samples():
+    model, (x, y) = drawn(Parts()), batch()
+    kfac = KFAC(model, ALL)
+    rows = model.features(x.view(4, 3, 5)).flatten(0, 1)
+    squares(model.c(rows), y).backward()
+    with pytest.warns(UserWarning, match="does not recognize this loss"):
+        kfac.step(1.0)
+    losses = [lambda m, i=i: squares(m(x[i : i + 1]), y[i : i + 1]) for i in range(12)]
+    require_factors(kfac, expected_factors(model, losses))
+
+
+def test_a_head_that_is_called_after_the_network_has_the_scores():
+    model, (x, y) = drawn(Parts()), batch()
+    whole = nn.ModuleDict({"body": nn.Sequential(model.a, nn.Tanh(), model.b, nn.Tanh()), "head": model.c})
+    whole.forward = lambda x: whole["body"](x)
+    kfac = KFAC(whole, ALL)
+    cross_entropy(whole["head"](whole(x)), y, reduction="sum").backward()
+    kfac.step(1.0)
+    expected = expected_factors(model, cross_entropies(x, y))
+    names = {"a": "body.0", "b": "body.2", "c": "head"}
+    require_factors(kfac, {path[:-1] + names[path[-1]]: matrix for path, matrix in expected.items()})

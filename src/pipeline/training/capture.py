@@ -302,7 +302,11 @@ class Capture:
         if self._sampled:
             self._uses.append((use, output))
         else:
-            output.register_hook(lambda gradient: self._from_backward(use, gradient))  # type: ignore[no-untyped-call]
+            # Without a call of the network, the scale is that of the layer whose output the loss is computed from.
+            alone = self._call is None and torch._C._current_graph_task_id() < 0
+            scores = (output.detach(), output._version) if alone else None
+            told = partial(self._from_backward, use, scores)
+            output.register_hook(told)  # type: ignore[no-untyped-call]
 
     def watch(
         self, module: nn.Module, inputs: Sequence[Any], output: object, *, name: str, structure: Structure
@@ -376,14 +380,19 @@ class Capture:
                 current.add_scores(call, place, scores, gradient, whole=scores._version == version)
 
     @uncompiled
-    def _from_backward(self, use: Use, gradient: Tensor) -> None:
+    def _from_backward(self, use: Use, scores: tuple[Tensor, int] | None, gradient: Tensor) -> None:
         if self.paused:
             return
         fate = self._fate(use.structure)
         if fate == Fate.SPARED:
             self.differentiated |= torch.is_grad_enabled()
         else:
-            self._add(self._current(fate), use, gradient)
+            current = self._current(fate)
+            if scores is not None:
+                output, version = scores
+                whole = self._loss == "learned" and output._version == version
+                current.add_last(use, output, gradient, whole=whole)
+            self._add(current, use, gradient)
 
     def _add(self, current: Pass, use: Use, gradient: Tensor) -> None:
         if current.is_asked:

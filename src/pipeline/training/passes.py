@@ -112,6 +112,8 @@ class Pass:
         number: Torch's number of the backward pass; passes nested in it, as those of checkpoints, have larger numbers.
         ended: Whether it is over.
         scores: The terms of the loss inferred from each output of each call of the network, by the output's place.
+        last: Name of the layer that the pass comes to first, if it is called outside of the network's own calls.
+        last_scores: The terms of the loss inferred from this layer's outputs, as in `scores`.
         n_rows: How many samples a call of the network had; None if only parts of the network were called.
         moments: Sums of the moments of output gradients, apart for calls of the network with other numbers of samples.
         calls: For each layer, the calls of the network that used it.
@@ -128,6 +130,8 @@ class Pass:
     number: int = -1
     ended: bool = False
     scores: dict[Call, dict[int, Terms | None]] = field(default_factory=dict)
+    last: str | None = None
+    last_scores: dict[Call, dict[int, Terms | None]] = field(default_factory=dict)
     n_rows: int | None = None
     moments: dict[tuple[Key, int | None], Tensor] = field(default_factory=dict)
     calls: dict[str, dict[Call, None]] = field(default_factory=dict)
@@ -147,6 +151,19 @@ class Pass:
             whole: Whether the output has not changed since the hook for its gradient was added.
         """
         self.scores.setdefault(call, {})[place] = learn_terms(scores, gradient) if whole else None
+
+    def add_last(self, use: Use, scores: Tensor, gradient: Tensor, *, whole: bool) -> None:
+        """Note the output of a layer that was called outside of the network's own calls, and its gradient.
+
+        The layer that the pass comes to first has computed the scores. Whoever calls the parts of a network one by one
+        calls it last.
+        """
+        if self.last is None:
+            self.last = use.name if not self.rows else ""
+            if self.last and self.n_rows is None:
+                self.n_rows = len(use.arrange(scores))
+        if self.last == use.name:
+            self.last_scores.setdefault(use.call, {})[0] = learn_terms(scores, gradient) if whole else None
 
     @torch.no_grad()
     def add(self, use: Use, gradient: Tensor, *, reduced: bool, bases: Eigenbases) -> None:
@@ -279,7 +296,7 @@ class Sums:
         )
         if not n_samples:
             return None
-        terms = ended.terms or (_together(ended.scores) if loss == "learned" else None)
+        terms = ended.terms or (_learned(ended) if loss == "learned" else None)
         if terms is None and loss == "sum":
             terms = Terms("a sum", ended.scale, float(ended.n_rows or 0))
         # A further pass over the same calls is that of a further part of the loss, of the same samples.
@@ -348,6 +365,11 @@ def add(sums: dict[Key, Moments], key: Key, moment: Tensor, n: float) -> None:
     sums[key] = (
         Moments(moment, n) if former is None else Moments(former.total.double().add_(moment), former.n + n)
     )
+
+
+def _learned(ended: Pass) -> Terms | None:
+    """The terms inferred from the network's outputs or, if these tell nothing, from those of its last layer."""
+    return _together(ended.scores) or _together(ended.last_scores)
 
 
 def _together(found: Mapping[Call, Mapping[int, Terms | None]]) -> Terms | None:
