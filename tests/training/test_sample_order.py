@@ -156,3 +156,31 @@ def test_normalizations_of_steps_before_samples_are_those_of_samples_before_step
         after_a_step(drawn(Both(turns)), x, y, ALL)["factor/U/norm"] for turns in (True, False)
     )
     torch.testing.assert_close(turned, straight)
+
+
+class Normalized(nn.Module):
+    """A recurrence or attention, and a normalization of every step."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.norm, self.head = layer, nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        given = (x, x, x) if isinstance(self.layer, nn.MultiheadAttention) else (x,)
+        order = 1 if self.layer.batch_first else 0
+        return self.head(self.norm(self.layer(*given)[0]).mean(dim=order))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 4), (4, 8), (1, 1)])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("build", [attention, lstm])
+def test_a_normalization_has_the_moments_of_single_samples_with_as_many_steps_too(build, batch_first, shape):
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(*shape, 4, generator=rng).double(), torch.arange(shape[0]) % 3
+    model, expected = drawn(Normalized(build(batch_first))), 0.0
+    for one, label in zip(x.split(1), y.split(1), strict=True):
+        loss = functional.cross_entropy(model(one if batch_first else one.transpose(0, 1)), label)
+        found = torch.stack(torch.autograd.grad(loss, [model.norm.weight, model.norm.bias]), dim=1)
+        expected = expected + found[:, :, None] * found[:, None, :] / len(x)
+    found = after_a_step(model, x if batch_first else x.transpose(0, 1), y, ALL)
+    torch.testing.assert_close(found["factor/U/norm"], expected)

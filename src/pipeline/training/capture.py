@@ -102,7 +102,8 @@ class Capture:
         self._uses: list[tuple[Use, Tensor]] = []
         self._nodes: dict[int, Node] = {}
         # Attention and recurrences may have inputs with steps before samples, and so may the layers around them.
-        self._steps_first = any(getattr(m, "batch_first", True) is False for m in model.modules())
+        orders = {m.batch_first for m in model.modules() if isinstance(getattr(m, "batch_first", None), bool)}
+        self._steps_first, self._always_steps_first = False in orders, orders == {False}
         self._handles = [
             module.register_forward_hook(
                 Hook(module, partial(self.watch, name=name, structure=structure)),
@@ -292,7 +293,12 @@ class Capture:
         call.n_uses[name] = call.n_uses.get(name, 0) + 1
         self._alone = n_samples is None and x.dim() < structure.n_dimensions
         arrange, certain = arrangement(
-            structure, x, n_rows=self._n_rows, n_samples=n_samples, steps_first=self._steps_first
+            structure,
+            x,
+            n_rows=self._n_rows,
+            n_samples=n_samples,
+            steps_first=self._steps_first,
+            always=self._always_steps_first,
         )
         x = arrange(x)
         n = ceil(self._sample_fraction * len(x)) if certain else len(x)

@@ -11,7 +11,13 @@ Arrange = Callable[[Tensor], Tensor]
 
 
 def arrangement(
-    structure: Structure, x: Tensor, *, n_rows: int | None, n_samples: int | None, steps_first: bool
+    structure: Structure,
+    x: Tensor,
+    *,
+    n_rows: int | None,
+    n_samples: int | None,
+    steps_first: bool,
+    always: bool = False,
 ) -> tuple[Arrange, bool]:
     """Find the function that brings samples first, and whether they are then certain to come first.
 
@@ -21,6 +27,8 @@ def arrangement(
         n_rows: Length of the network's inputs, mostly the number of samples; None if it is not known.
         n_samples: The number of samples if inputs are known to have steps before samples, else None.
         steps_first: Whether the network has layers whose inputs have steps before samples.
+        always: Whether all of its layers that care have such inputs, so that with as many steps as samples the others'
+            are taken to be of that order, too.
 
     Returns:
         The function, for inputs and output gradients, and whether the rows of its result are certain to be samples.
@@ -32,6 +40,8 @@ def arrangement(
     if n_rows is None or not structure.features_last:
         return as_is, True
     has_positions = x.dim() > structure.n_dimensions
+    if has_positions and always and len(x) == x.shape[1] == n_rows:
+        return turned, False
     if len(x) == n_rows:
         return as_is, not (has_positions and steps_first)
     likely = n_rows > 0 and (len(x) % n_rows != 0 or steps_first)
