@@ -302,7 +302,7 @@ class Capture:
         )
         x = arrange(x)
         n = ceil(self._sample_fraction * len(x)) if certain else len(x)
-        kept = self._add_inputs(call, name, structure, x.detach(), n)
+        kept = self._add_inputs(call, name, structure, x.detach(), n, output.shape)
         call.n_samples = n_samples or call.n_samples
         use = Use(name, structure, call, kept, n, len(x), arrange, rows, certain)
         if self._sampled:
@@ -419,11 +419,13 @@ class Capture:
                 self._sums.forget_all()
 
     @torch.no_grad()
-    def _add_inputs(self, call: Call, name: str, structure: Structure, x: Tensor, n: int) -> Tensor:
+    def _add_inputs(
+        self, call: Call, name: str, structure: Structure, x: Tensor, n: int, output: torch.Size
+    ) -> Tensor:
         dtype = working_type(structure.parameters[0])
         x = x.to(dtype) if x.is_floating_point() else x
         with in_working_type(x.device):
-            inputs = structure.inputs(x, n)
+            inputs = structure.inputs(x, n, output)
             if self._reduced and isinstance(structure, KroneckerProduct):
                 return inputs.reshape(*inputs.shape[:-1], -1, n).sum(dim=-2) if n else inputs
             n_uses = structure.n_uses(inputs)

@@ -77,12 +77,12 @@ class KroneckerProduct:
     def keeps_inputs(self) -> bool:
         return False
 
-    def inputs(self, x: Tensor, n: int) -> Tensor:
+    def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
         x = x[:n]
         if self.convolution is None:
             columns = linear_columns(x)
         else:
-            x, stride, padding = _as_plain_convolution(self.convolution, x)
+            x, stride, padding = _as_plain_convolution(self.convolution, x, output)
             columns = convolution_input_columns(
                 x, self.convolution.kernel_size, stride, padding, self.convolution.dilation
             )
@@ -182,7 +182,7 @@ class KroneckerProduct:
 
 
 def _as_plain_convolution(
-    layer: Convolution | Transposed, x: Tensor
+    layer: Convolution | Transposed, x: Tensor, output: Shape | None = None
 ) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
     """Return images, stride and zero padding with which a plain convolution sees the same patches as the layer."""
     none = (0,) * len(layer.kernel_size)
@@ -190,8 +190,11 @@ def _as_plain_convolution(
         spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         assert not isinstance(layer.padding, str)
         left = [span - pad for span, pad in zip(spans, layer.padding, strict=True)]
-        right = [pad + extra for pad, extra in zip(left, layer.output_padding, strict=True)]
         size = [(n - 1) * step + 1 for n, step in zip(x.shape[2:], layer.stride, strict=True)]
+        right = [pad + extra for pad, extra in zip(left, layer.output_padding, strict=True)]
+        if output is not None:  # the layer may have been called with `output_size`
+            sides = zip(output[-len(size) :], size, left, spans, strict=True)
+            right = [there - n - pad + span for there, n, pad, span in sides]
         wide = x.new_zeros(*x.shape[:2], *size)
         where: list[Any] = [slice(None), slice(None), *(slice(None, None, step) for step in layer.stride)]
         wide[tuple(where)] = x

@@ -47,7 +47,7 @@ class LookUp:
     def keeps_inputs(self) -> bool:
         return self.padding is not None
 
-    def inputs(self, x: Tensor, n: int) -> Tensor:
+    def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
         return x[:n].reshape(len(x[:n]), -1)
 
     def n_uses(self, inputs: Tensor) -> int:
@@ -107,7 +107,7 @@ class TiedLookUp(LookUp):
     def keeps_inputs(self) -> bool:
         return True
 
-    def inputs(self, x: Tensor, n: int) -> Tensor:
+    def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
         return linear_columns(x[:n]) if self.scores else super().inputs(x, n)
 
     def n_uses(self, inputs: Tensor) -> int:

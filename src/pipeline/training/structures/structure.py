@@ -46,8 +46,9 @@ class Structure(Protocol):
     def keeps_inputs(self) -> bool:
         """Whether `gradient_moments` looks at the inputs."""
 
-    def inputs(self, x: Tensor, n: int) -> Tensor:
-        """Bring the inputs of a forward pass into the form that the moments of its first `n` samples need."""
+    def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
+        """Bring the inputs of a forward pass into the form that the moments of its first `n` samples need; `output` is
+        the shape of the layer's output if it is not the one that the layer computes without further arguments."""
 
     def n_uses(self, inputs: Tensor) -> int:
         """How many uses these inputs hold, samples times positions."""

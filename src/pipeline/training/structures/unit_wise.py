@@ -48,7 +48,7 @@ class UnitWise:
     def keeps_inputs(self) -> bool:
         return True
 
-    def inputs(self, x: Tensor, n: int) -> Tensor:
+    def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
         layer = self.layer
         if isinstance(layer, nn.LayerNorm):
             return self._units(functional.layer_norm(x[:n], layer.normalized_shape, eps=layer.eps))
