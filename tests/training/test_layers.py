@@ -1,8 +1,11 @@
 """Every kind of layer against its dense Fisher matrix, sample by sample."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from pipeline.training import KFAC, KFACSettings
 from pipeline.training.layers import STRUCTURES, UNIT_WISE, structure_of
@@ -243,3 +246,49 @@ def test_blocks_are_the_diagonal_blocks_of_the_whole_factor():
 )
 def test_layers_of_unusual_kinds_are_not_preconditioned(layer):
     assert structure_of(layer, block_size=0) is None
+
+
+@pytest.mark.parametrize("ekfac", [False, True])
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_transposed_convolution_told_its_output_size_is_one_with_that_padding(batched, ekfac):
+    x = images(3 if batched else 1, 4, (3, 2))
+    x = x if batched else x[0]
+    found = []
+    for padding in ((1, 0), 0):
+        torch.manual_seed(0)
+        layer = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, groups=2, output_padding=padding).double()
+        kfac = KFAC(layer, replace(EXACT, ekfac=ekfac))
+        for _ in range(2):
+            layer.zero_grad()
+            y = layer(x) if padding else layer(x, output_size=(6, 3))
+            y.sin().sum().backward()
+            kfac.step(1.0)
+        found.append(kfac.state_dict()["tensors"])
+    assert found[0].keys() == found[1].keys()
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor)
+
+
+def test_a_layer_with_a_forward_of_its_own_is_seen_where_its_weight_is_applied():
+    factors = []
+    x = images(5, 1).flatten(1)[:, :4]
+    for patched in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.Conv1d(3, 2, 1)).double()
+        if patched:
+            linear = model[0]
+            linear.forward = lambda x, own=linear: 10 * functional.linear(x, own.weight, own.bias)
+            convolution = model[1]
+            convolution.forward = lambda x, own=convolution: 2 * nn.Conv1d.forward(own, x)
+        kfac = KFAC(model, EXACT)
+        assert kfac.preconditioned == (("0",) if patched else ("0", "1"))
+        h = functional.linear(x, model[0].weight, model[0].bias) * (10 if patched else 1)
+        functional.cross_entropy(model[1](model[0](x)[..., None])[..., 0], torch.arange(5) % 2).backward()
+        kfac.step(1.0)
+        scores = (2 if patched else 1) * functional.linear(h, model[1].weight[..., 0], model[1].bias)
+        errors = (scores.softmax(1) - functional.one_hot(torch.arange(5) % 2, 2)).detach()
+        slopes = errors @ model[1].weight[..., 0].detach() * (20 if patched else 1)
+        factors.append((kfac.state_dict()["tensors"]["factor/G/0"], slopes.T @ slopes / 5))
+        kfac.remove()
+    for found, expected in factors:
+        torch.testing.assert_close(found, expected)

@@ -199,9 +199,9 @@ def _with_bias(
 
 
 def _computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module of a subclass computes what its base does."""
+    """Whether a module of a subclass, or one with a `forward` of its own, computes what its base does."""
     methods = ("forward", "_conv_forward", "_check_input_dim")
-    return all(
+    return not any(method in vars(module) for method in methods) and all(
         getattr(type(module), method, None) is getattr(kind, method, None) or method == "_check_input_dim"
         for method in methods
     )
