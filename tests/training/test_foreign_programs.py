@@ -317,3 +317,59 @@ def test_a_network_that_trains_in_evaluation_mode_is_told_so():
     backward(model, *batch())
     with pytest.warns(UserWarning, match=r"evaluation mode do not count, so call train\(\)"):
         kfac.step(1.0)
+
+
+def test_finite_gradients_whose_sum_is_beyond_half_precision_are_no_error():
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift, self.layer = nn.Parameter(torch.zeros(100_000)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.layer(x) + self.shift[:3]
+
+    model, (x, y) = Large().half(), batch()
+    kfac = KFAC(model, ALL)
+    (functional.cross_entropy(model(x.half()).float(), y) + 2 * model.shift.float().sum()).backward()
+    kfac.step(1.0)
+    assert model.layer.weight.grad.isfinite().all()
+    model.zero_grad()
+    (
+        functional.cross_entropy(model(x.half()).float(), y) + float("inf") * model.shift.float().sum()
+    ).backward()
+    with pytest.raises(ConvergenceError, match="gradient of shift is not finite at step 2"):
+        kfac.step(1.0)
+
+
+def test_layers_in_single_and_in_double_precision_are_refused():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2).double())
+    with pytest.raises(ValueError, match=r"layers have float32 \(0\) and float64 \(1\); convert the network"):
+        KFAC(model, ALL)
+    model[1].requires_grad_(False)
+    assert KFAC(model, ALL).preconditioned == ("0",)
+
+
+@pytest.mark.parametrize("steps_first", [False, True])
+def test_a_mask_before_the_inputs_is_not_taken_for_samples(steps_first):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.MultiheadAttention(4, 2, batch_first=not steps_first)
+            self.norm, self.head = nn.LayerNorm(4), nn.Linear(4, 3)
+
+        def forward(self, mask, x):
+            x = self.norm(x)
+            return self.head(self.layer(x, x, x, attn_mask=mask)[0].sum(dim=0 if steps_first else 1))
+
+    torch.manual_seed(0)
+    model, mask = Masked().double(), torch.zeros(5, 5, dtype=torch.float64)
+    x, y = torch.randn(8, 5, 4).double(), torch.arange(8) % 3
+    expected = 0.0
+    for one, label in zip(x.split(1), y.split(1), strict=True):
+        loss = functional.cross_entropy(model(mask, one.transpose(0, 1) if steps_first else one), label)
+        found = torch.stack(torch.autograd.grad(loss, [model.norm.weight, model.norm.bias]), dim=1)
+        expected = expected + found[:, :, None] * found[:, None, :] / 8
+    kfac = KFAC(model, ALL)
+    functional.cross_entropy(model(mask, x.transpose(0, 1) if steps_first else x), y).backward()
+    kfac.step(1.0)
+    torch.testing.assert_close(kfac.state_dict()["tensors"]["factor/U/norm"], expected)

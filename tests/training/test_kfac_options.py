@@ -410,3 +410,32 @@ def test_unknown_choices_are_refused(name):
 def test_numbers_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"{name} must .*, not {value}"):
         KFACSettings(**{name: value})
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_of_one_score_the_monte_carlo_fisher_matrix_is_that_of_two_classes(shape):
+    rng = torch.Generator().manual_seed(0)
+    model = nn.Linear(3, 1).double()
+    x = torch.randn(20_000, 3, generator=rng, dtype=torch.float64)
+    kfac = KFAC(model, settings(fisher="monte_carlo"))
+    scores = model(x).view(shape)
+    kfac.sample_fisher(scores)
+    scores.sum().backward()
+    kfac.step(1.0)
+    p = scores.detach().sigmoid()
+    found = float(kfac.state_dict()["tensors"]["factor/G/"])
+    assert found == pytest.approx(float((p * (1 - p)).mean()), rel=0.05)
+
+
+def test_classes_are_drawn_for_rows_of_scores_only():
+    model = nn.Linear(3, 4)
+    kfac = KFAC(model, settings(fisher="monte_carlo"))
+    scores = model(torch.ones(2, 5, 3))
+    with pytest.raises(
+        ValueError, match=r"not \(2, 5, 4\); pass a row per term, as by scores.flatten\(0, -2\)"
+    ):
+        kfac.sample_fisher(scores)
+    kfac.sample_fisher(scores.flatten(0, -2))
+    scores.sum().backward()
+    kfac.step(1.0)
+    assert kfac.terms.n == 10

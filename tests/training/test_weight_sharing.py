@@ -306,3 +306,33 @@ def test_padding_is_no_use_of_a_table(tied):
         A *= N / (tokens != 2).sum()
     torch.testing.assert_close(found["factor/A/table"].flatten(), A)
     torch.testing.assert_close(found["factor/G/table"], G)
+
+
+def test_normalizations_that_share_a_weight_and_no_bias_are_a_layer_of_the_weight():
+    class Norms(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.LayerNorm(5), nn.LayerNorm(5), nn.Linear(5, 4)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.head(self.b(self.a(x).tanh()))
+
+    rng = torch.Generator().manual_seed(0)
+    model, x, y = Norms().double(), torch.randn(12, 5, generator=rng).double(), torch.arange(12) % 4
+    expected = 0.0
+    for one, label in zip(x.split(1), y.split(1), strict=True):
+        uses = [model.a.weight.detach().clone().requires_grad_() for _ in range(2)]
+        h = functional.layer_norm(one, (5,), uses[0], model.a.bias).tanh()
+        loss = functional.cross_entropy(
+            model.head(functional.layer_norm(h, (5,), uses[1], model.b.bias)), label
+        )
+        expected = expected + sum(g.square() for g in torch.autograd.grad(loss, uses)) / len(x)
+    kfac = KFAC(model, ALL)
+    functional.cross_entropy(model(x), y).backward()
+    before = model.a.bias.grad.clone()
+    kfac.step(1.0)
+    assert {"a.bias", "b.bias"} == set(kfac.not_preconditioned)
+    assert torch.equal(model.a.bias.grad, before)
+    assert kfac.state_dict()["tensors"]["factor/U/a"].shape == (5, 1, 1)
+    torch.testing.assert_close(kfac.state_dict()["tensors"]["factor/U/a"][:, 0, 0], expected)

@@ -177,9 +177,20 @@ class Capture:
         Costs a backward pass through activations only: no gradient of a weight is computed.
 
         Args:
-            scores: The scores of the current forward pass, shape (n, n_classes).
+            scores: The scores of the current forward pass, shape (n, n_classes); shape (n,) or (n, 1) for the score of
+                one class against another, whose is zero.
             uniform: Random numbers in [0, 1), shape (n,).
+
+        Raises:
+            ValueError: If the scores have another shape.
         """
+        if scores.dim() > 2 or scores.dim() < 1:
+            raise ValueError(
+                f"sample_fisher needs scores of shape (n, n_classes), not {tuple(scores.shape)}; pass a row per term, "
+                "as by scores.flatten(0, -2), with classes last"
+            )
+        if scores.dim() == 1 or scores.shape[1] == 1:
+            scores = nn.functional.pad(scores.view(-1, 1), (1, 0))
         uses, self._uses = self._uses, []
         if not uses:
             return
@@ -221,7 +232,10 @@ class Capture:
             return
         self._frame = frame_of_call()
         self._trains, self._alone = model.training, False
-        first = next((x.shape for x in inputs if isinstance(x, Tensor) and x.dim()), None)
+        shapes = [x.shape for x in inputs if isinstance(x, Tensor) and x.dim()]
+        # A square matrix before other inputs is a mask of attention, which has no samples.
+        with_samples = (shape for shape in shapes if len(shape) != 2 or shape[0] != shape[1])
+        first = next(with_samples, shapes[0] if shapes else None)
         self._shape = first or torch.Size()
         self._n_rows = None if first is None else first[self._turns and len(first) > 1]
         self._call = self._new_call()

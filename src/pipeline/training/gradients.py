@@ -140,7 +140,7 @@ class Gradients:
 
     def are_finite(self) -> bool:
         """Whether no gradient is infinite or undefined."""
-        sums = [p.grad.sum() for p in self.weights.values() if p.grad is not None]
+        sums = [_sum(p.grad) for p in self.weights.values() if p.grad is not None]
         return not sums or bool(torch.stack(sums).sum().isfinite())
 
     def require_finite(self, *, without: Iterable[str], step: int) -> None:
@@ -156,7 +156,7 @@ class Gradients:
         known = set(without)
         left = {name: p.grad for name, p in self.others.items() if p.grad is not None}
         left |= self.of_layers(name for name in self._layers if name not in known)
-        if not left or bool(torch.stack([gradient.sum() for gradient in left.values()]).sum().isfinite()):
+        if not left or bool(torch.stack([_sum(gradient) for gradient in left.values()]).sum().isfinite()):
             return
         for name, gradient in left.items():
             if not is_finite(gradient):
@@ -188,6 +188,11 @@ def _inside(name: str) -> str:
     while name.startswith(("module.", "_orig_mod.")):
         name = name.split(".", 1)[1]
     return name
+
+
+def _sum(gradient: Tensor) -> Tensor:
+    """The sum, in a type in which that of finite numbers is finite."""
+    return gradient.sum(dtype=torch.float32 if gradient.dtype.itemsize < 4 else None)
 
 
 def _changed(name: str, how: str) -> str:

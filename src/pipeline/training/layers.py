@@ -22,6 +22,7 @@ from pipeline.training.structures import (
     TiedLookUp,
     Transposed,
     UnitWise,
+    working_type,
 )
 
 Build = Callable[[bool], Structure]  # whether the bias takes part
@@ -80,6 +81,9 @@ def find_layers(
         model: The network.
         block_size: Largest number of rows of a block of a factor.
         trains: Whether the optimizer steps a parameter that is not frozen; others are left alone as frozen ones are.
+
+    Raises:
+        ValueError: If layers are in single and in double precision.
     """
     found = Layers()
     by_weight: dict[int, list[PossibleLayer]] = {}
@@ -90,6 +94,15 @@ def find_layers(
             by_weight.setdefault(id(candidate.weight), []).append(candidate)
     for group in by_weight.values():
         _add(group, found)
+    types = {working_type(s.parameters[0]): name for name, s in found.structures.items()}
+    if len(types) > 1:
+        listed = " and ".join(
+            f"{str(dtype).removeprefix('torch.')} ({name})" for dtype, name in types.items()
+        )
+        raise ValueError(
+            f"K-FAC computes in one type, but layers have {listed}; convert the network by float() or double(), or "
+            "freeze the layers of one type while K-FAC is attached"
+        )
     names = {id(p): name for name, p in model.named_parameters()}
     for module in model.modules():
         for p in module._parameters.values():
@@ -125,6 +138,8 @@ def _add(group: list[PossibleLayer], found: Layers) -> None:
         others = ", ".join(candidate.name for candidate in group)
         found.reasons[str(id(first.weight))] = f"layers of different kinds share it: {others}"
         return
+    if not structures[0].parameters:
+        return  # a frozen scale with shifts of its own
     found.structures[first.name] = structures[0]
     for candidate, structure in zip(group, structures, strict=True):
         if candidate.by_function:
@@ -158,7 +173,7 @@ def candidates(name: str, module: nn.Module, block_size: int) -> Iterator[Possib
         return
     if isinstance(module, UNIT_WISE):
         if any(p is not None and p.requires_grad for p in (weight, bias)) and _computes_as(module, kind):
-            yield PossibleLayer(name, module, weight, bias, lambda _: UnitWise(module))
+            yield PossibleLayer(name, module, weight, bias, partial(UnitWise, module))
         return
     if not weight.requires_grad or nn.parameter.is_lazy(weight):
         return

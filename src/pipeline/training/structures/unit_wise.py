@@ -18,9 +18,15 @@ InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 
 @dataclass
 class UnitWise:
-    """A 2 x 2 matrix for scale and shift of each unit of a normalization, or 1 x 1 where one of them is not trained."""
+    """A 2 x 2 matrix for scale and shift of each unit of a normalization, or 1 x 1 where one of them is not trained.
+
+    Attributes:
+        layer: The normalization.
+        with_shift: Whether its bias takes part.
+    """
 
     layer: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm | BatchNorm | InstanceNorm
+    with_shift: bool = True
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -29,7 +35,7 @@ class UnitWise:
 
     @property
     def parameters(self) -> list[Tensor]:
-        return trained(self.layer.weight, getattr(self.layer, "bias", None))
+        return trained(self.layer.weight, getattr(self.layer, "bias", None) if self.with_shift else None)
 
     @property
     def n_dimensions(self) -> int:
