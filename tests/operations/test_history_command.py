@@ -116,4 +116,4 @@ def test_without_results_it_says_so(checkout, capsys):
     assert main(["history", "--study", "tiny"]) == 2
     assert "run a study first" in capsys.readouterr().err
     assert main(["history", "--study", "../x"]) == 2
-    assert "no name of a study" in capsys.readouterr().err
+    assert "is not a valid name of a study" in capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_an_error_that_the_size_of_outputs_hides_is_warned_of_with_a_budget_that
     errors = varying_errors(module, network(x), x)
     (text,) = [str(one.message) for one in told]
     assert told[0].filename == __file__
-    n_lost, percent = re.match(r"(\d+) of .* error is (\d+)%", text).groups()
+    n_lost, percent = re.match(r"(\d+) of .* errs by (\d+)%", text).groups()
     assert int(n_lost) == int((errors > LOST).sum()) > 0
     assert int(percent) / 100 == pytest.approx(errors.max().item(), rel=0.05)
     if measured:

@@ -204,7 +204,7 @@ def test_parameters_are_named_replaced_and_fixed():
     product = kernels.Matern(length_scale=1.0) * kernels.RationalQuadratic(1.0)
     assert sum(p.field == "variance" for p in free_parameters(product)) == 1
     assert [p.name for p in free_parameters(kernels.Matern(), smoothness=True)][-1] == "nu"
-    with pytest.raises(Exception, match="no 'width'"):
+    with pytest.raises(Exception, match="no parameter 'width'"):
         free_parameters(ANISOTROPIC, fixed=["width"])
 
 

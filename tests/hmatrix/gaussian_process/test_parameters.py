@@ -74,7 +74,7 @@ def test_entries_of_length_scales_are_fixed_and_bounded_by_the_name_of_the_whole
     kernel = kernels.Matern(length_scale=(0.2, 0.3)) + A
     free = free_parameters(kernel, fixed=["terms[0].length_scale"])
     assert [p.name for p in free] == ["terms[0].variance", "terms[1].length_scale", "terms[1].variance"]
-    with pytest.raises(ConfigError, match="no 'terms'"):
+    with pytest.raises(ConfigError, match="no parameter 'terms'"):
         free_parameters(kernel, fixed=["terms"])
     # Values that need both terms: of noise, a variance falls to its bound and leaves a length without effect.
     X = POINTS

@@ -121,5 +121,5 @@ def test_what_a_spline_lacks_is_said():
     line = np.column_stack([points[:, 0], 2 * points[:, 0]])
     with pytest.raises(ConfigError, match=r"do not determine|linearly dependent"):
         process().fit(line, values)
-    with pytest.raises(ValueError, match="one to three dimensions, not in 4"):
+    with pytest.raises(ValueError, match="1 to 3 dimensions, not in 4"):
         kernels.ThinPlate()(np.zeros((2, 4)), np.zeros((2, 4)))
