@@ -74,9 +74,7 @@ def test_an_unreadable_file_is_named(folder, content):
 
 
 def test_missing_parts_and_classes_are_named(folder):
-    with pytest.raises(
-        ConfigError, match="the data set folder needs the option directory; add it"
-    ):
+    with pytest.raises(ConfigError, match="the data set folder needs the option directory; add it"):
         load(None)
     with pytest.raises(ConfigError, match=r"wanted a folder train in .*nowhere"):
         load(folder / "nowhere")

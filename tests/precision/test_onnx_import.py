@@ -252,9 +252,7 @@ def test_what_cannot_be_read_is_named(tmp_path, nodes, words):
 def test_a_file_that_is_read_wrong_is_refused_with_both_numbers(tmp_path, monkeypatch):
     path, _ = residual(tmp_path / "network.onnx")
     monkeypatch.setitem(onnx_operators.OPERATORS, "Relu", torch.tanh)
-    with pytest.raises(
-        ConfigError, match=r"has norm \S+ and shape .* here, and \S+ .* by .*differ by"
-    ):
+    with pytest.raises(ConfigError, match=r"has norm \S+ and shape .* here, and \S+ .* by .*differ by"):
         onnx_module(path)
 
 
