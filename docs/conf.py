@@ -1,5 +1,6 @@
 """How Sphinx builds the documents: `make docs`."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -44,15 +45,30 @@ exclude_patterns = ["_build"]
 default_role = "code"
 
 
+#: Several names that share a description. Sphinx would take all but the last for a type.
+SEVERAL = re.compile(r"(\s+)(\w+(?:, \w+)+): (\S.*)")
+
+
 def _adapt(app, what, name, obj, options, lines):
-    """Keep |x|, which is a norm here and a substitution to Sphinx, and make each reference a paragraph."""
-    adapted, in_references = [], False
+    """Write lines as Sphinx wants them.
+
+    |x| stays, which is a norm here and a substitution to Sphinx. Each reference is a paragraph. Names that share a
+    description have a line each.
+    """
+    adapted, in_references, section = [], False, ""
     for line in lines:
         pieces = line.split("`")
         pieces[::2] = [piece.replace("|", r"\|") for piece in pieces[::2]]
         line = "`".join(pieces)
+        several = SEVERAL.fullmatch(line)
+        if several is not None and section in ("Attributes:", "Args:"):
+            indent, names, text = several.groups()
+            *others, last = names.split(", ")
+            adapted += [f"{indent}{other}: See `{last}`." for other in others]
+            line = f"{indent}{last}: {text}"
         if line.strip() and not line.startswith(" "):
-            in_references = line.strip() == "References:"
+            section = line.strip()
+            in_references = section == "References:"
         elif in_references and line.lstrip().startswith("["):
             adapted += ["", "    " + line.lstrip()]
             continue
