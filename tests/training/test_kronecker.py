@@ -75,7 +75,7 @@ def mean_eigenvalue(factor):
 
 
 def test_damping_is_split_so_that_the_product_of_its_parts_is_kept(rng):
-    A, G = random_factor(5, rng), 1e-3 * random_factor(3, rng)
+    A, G = 1e-2 * random_factor(5, rng), 1e-3 * random_factor(3, rng)
     for_A, for_G = split_damping(mean_eigenvalue(A), mean_eigenvalue(G), 0.04)
     assert for_A * for_G == pytest.approx(0.04)
     # Each factor is damped by the same share of its mean eigenvalue.

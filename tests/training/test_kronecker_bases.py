@@ -112,6 +112,7 @@ def test_a_factor_that_is_not_finite_has_no_eigenbasis(entry):
 def test_a_stack_with_one_matrix_that_cannot_be_inverted_has_no_inverse():
     good = torch.tensor([2.0, 3.0]).view(2, 1, 1)
     torch.testing.assert_close(damped_inverse(good, 1.0).flatten(), torch.tensor([1 / 3, 1 / 4]))
+    torch.testing.assert_close(damped_inverse(good / 10, 0.1).flatten(), torch.tensor([10 / 3, 10 / 4]))
     assert damped_inverse(torch.tensor([2.0, -1.0]).view(2, 1, 1), 1.0) is None
     assert damped_inverse(torch.tensor([2.0, math.nan]).view(2, 1, 1), 1.0) is None
     assert damped_inverse(torch.stack([torch.eye(3), -torch.eye(3)]), 0.5) is None
