@@ -64,6 +64,26 @@ def test_the_tree_does_not_depend_on_how_equal_points_are_given():
     assert (first.diameters == 0).all()
 
 
+def test_a_metric_scales_the_boxes_and_leaves_the_points():
+    points = np.random.default_rng(2).random((300, 2))
+    metric = np.array([1.0, 0.05])
+    tree = build_tree(points, halvings=4, halvings_per_level=2, metric=metric)
+    scaled = build_tree(points * metric, halvings=4, halvings_per_level=2)
+    for part in ("permutation", "start", "stop", "lower", "upper"):
+        np.testing.assert_array_equal(getattr(tree, part), getattr(scaled, part))
+    np.testing.assert_array_equal(tree.points, points[tree.permutation])
+
+
+def test_a_tree_tells_its_size_in_one_line():
+    tree = build_tree(np.random.default_rng(3).random((9, 2)), halvings=2, halvings_per_level=2)
+    assert repr(tree) == (
+        "ClusterTree(9 points in 2 dimensions, 2 levels, 5 boxes, at most 3 points in a leaf)"
+    )
+    assert not tree.fills_space
+    volume = build_tree(np.random.default_rng(4).random((9, 3)), halvings=3, halvings_per_level=3)
+    assert volume.fills_space
+
+
 def test_more_leaves_than_points_leave_boxes_empty():
     tree = build_tree(np.arange(3.0)[:, None], halvings=3, halvings_per_level=1)
     sizes = (tree.stop - tree.start)[np.array(tree.level(3))]
