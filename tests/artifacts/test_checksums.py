@@ -17,6 +17,7 @@ from pipeline.artifacts.checksums import (
     write_list,
 )
 from pipeline.artifacts.disk import sha256_of
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.store import create
 from pipeline.errors import ArtifactError
 
@@ -25,7 +26,9 @@ from pipeline.errors import ArtifactError
 def folder(tmp_path):
     """An unpacked archive: an artefact, another file, and the list of both."""
     folder = tmp_path / "study"
-    with create(folder / "results" / "a" / "manifest.json", kind="k", spec={}, provenance={}) as draft:
+    with create(
+        folder / "results" / "a" / "manifest.json", kind="k", spec={}, provenance=Provenance()
+    ) as draft:
         draft.save_text("text.txt", "hello")
     (folder / "Snakefile").write_text("rule all:\n")
     files = [path for path in folder.rglob("*") if path.is_file()]

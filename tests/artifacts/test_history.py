@@ -18,6 +18,7 @@ from pipeline.artifacts.history import (
     snapshot_of,
     write_snapshot,
 )
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.store import create
 from pipeline.errors import ArtifactError
 
@@ -30,7 +31,7 @@ def write(
     """One artefact of a study, as a job writes it."""
     made = MADE | {"date": f"{date}T00:00:00+00:00", "inputs": inputs or {}, "cost": {"seconds": 2.0}}
     manifest = results / "s" / artefact / "manifest.json"
-    with create(manifest, kind=kind, spec=spec or {}, provenance=made) as draft:
+    with create(manifest, kind=kind, spec=spec or {}, provenance=Provenance(**made)) as draft:
         draft.facts |= {
             "result": {"accuracy": value, "name": "x", "done": True, "list": [1]},
             "ratio": float("nan"),

@@ -3,10 +3,11 @@
 import pytest
 
 from pipeline.artifacts.overlap import Span, ran_alone
+from pipeline.artifacts.provenance import Provenance
 
 
-def made(minute: int, seconds: float, host: str = "here") -> dict:
-    return {"host": host, "date": f"2026-11-28T20:{minute:02}:00+00:00", "cost": {"seconds": seconds}}
+def made(minute: int, seconds: float, host: str = "here") -> Provenance:
+    return Provenance(host=host, date=f"2026-11-28T20:{minute:02}:00+00:00", cost={"seconds": seconds})
 
 
 def test_a_span_ends_with_its_date():
@@ -19,7 +20,7 @@ def test_a_span_ends_with_its_date():
     "unknown", [{}, {"host": "here", "date": None}, {"host": "a", "date": "2026-01-01T00:00:00"}]
 )
 def test_an_artefact_that_does_not_tell_has_no_span(unknown):
-    assert Span.of(unknown) is None
+    assert Span.of(Provenance(**unknown)) is None
     assert ran_alone(None, [Span.of(made(1, 2.0))]) is None
 
 

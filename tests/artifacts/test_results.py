@@ -3,6 +3,7 @@ from dataclasses import fields
 
 import pytest
 
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.results.half_network import (
     Answers,
     CandidateRow,
@@ -35,7 +36,7 @@ FACTS = PointsFacts(name="mine", n=3, dimension=2, description="three points")
 
 @pytest.fixture
 def points(tmp_path):
-    with create(tmp_path / "manifest.json", kind="points", spec={}, provenance={}) as draft:
+    with create(tmp_path / "manifest.json", kind="points", spec={}, provenance=Provenance()) as draft:
         draft.facts = FACTS
         draft.save_json("rows", [{"n": 1}])
     return tmp_path / "manifest.json"
@@ -63,7 +64,7 @@ def test_what_a_newer_version_notes_beside_them_is_left_aside(points):
 
 
 def test_values_and_whole_files_of_an_older_version_are_named(tmp_path):
-    with create(tmp_path / "manifest.json", kind="network", spec={}, provenance={}) as draft:
+    with create(tmp_path / "manifest.json", kind="network", spec={}, provenance=Provenance()) as draft:
         draft.save_json("layers", {"conv": {"pi": 2.0}, "dense": {"pi": "much"}})
         draft.save_json("roofs", {"gflops": 3.5})
         draft.save_json("old", {"gflops": "fast"})
@@ -77,7 +78,7 @@ def test_values_and_whole_files_of_an_older_version_are_named(tmp_path):
 
 def test_a_history_is_read_from_its_table_with_cells_that_are_no_numbers(tmp_path):
     row = dict.fromkeys(EpochRow.model_fields, 1) | {"step_size": None, "train_loss": float("inf")}
-    with create(tmp_path / "manifest.json", kind="network", spec={}, provenance={}) as draft:
+    with create(tmp_path / "manifest.json", kind="network", spec={}, provenance=Provenance()) as draft:
         draft.save_table("history", [row])
     (found,) = Artifact.open(tmp_path / "manifest.json", "network").rows_as("history", EpochRow)
     assert (found.step_size, found.train_loss, found.epoch) == (None, float("inf"), 1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.artifacts import disk, store
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.store import Artifact, create
 from pipeline.errors import ArtifactError
 
@@ -18,7 +19,7 @@ def manifest(tmp_path):
 
 
 def write(manifest, value=1.0):
-    with create(manifest, kind="thing", spec={"a": 1}, provenance={"host": "here"}) as draft:
+    with create(manifest, kind="thing", spec={"a": 1}, provenance=Provenance(host="here")) as draft:
         draft.save_array("x", np.full(3, value), unit="m")
         draft.save_tensors("w", {"t": torch.ones(2, dtype=torch.float16)})
         draft.save_table("t", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
@@ -130,7 +131,7 @@ def test_a_disk_that_fills_up_under_the_manifest_leaves_none(manifest, monkeypat
 
 def test_a_failure_of_the_caller_keeps_its_type_and_leaves_no_manifest(manifest):
     def fail():
-        with create(manifest, kind="thing", spec={}, provenance={}):
+        with create(manifest, kind="thing", spec={}, provenance=Provenance()):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -142,7 +143,7 @@ def test_a_file_in_the_way_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "thing").write_text("")
     with (
         pytest.raises(ArtifactError, match=r"thing: no folder can be made there .*name another"),
-        create(tmp_path / "thing" / "manifest.json", kind="k", spec={}, provenance={}),
+        create(tmp_path / "thing" / "manifest.json", kind="k", spec={}, provenance=Provenance()),
     ):
         pass
 

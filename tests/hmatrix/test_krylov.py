@@ -155,7 +155,7 @@ def test_too_few_iterations_are_reported_with_the_residual_and_a_remedy(solve, g
 def test_a_tolerance_below_rounding_is_reported_as_stagnation(solve, generator):
     matrix = spd_matrix(50, 1e8, generator)
     b = torch.randn(50, dtype=torch.float64, generator=generator)
-    with pytest.raises(ConvergenceError, match="stagnated at relative residual .*e-(09|1[0-9])"):
+    with pytest.raises(ConvergenceError, match=r"stagnated at relative residual .*e-(09|1[0-9])"):
         solve(lambda v: matrix @ v, b, tolerance=1e-17, max_iterations=100_000)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.store import create
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,9 @@ def write():
 
     def write(artefact, study="tiny", kind="solution", value=1.0, **made):
         manifest = Path("results") / study / artefact / "manifest.json"
-        with create(manifest, kind=kind, spec={"tolerance": 1e-3}, provenance=MADE | made) as draft:
+        with create(
+            manifest, kind=kind, spec={"tolerance": 1e-3}, provenance=Provenance(**MADE | made)
+        ) as draft:
             draft.save_text("index.html", f"<html>{value}</html>")
             draft.facts["result"] = {"accuracy": value}
         return manifest

@@ -5,6 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.artifacts.checksums import verify_folder
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.store import create
 from pipeline.errors import ArtifactError
 from pipeline.operations.verify import compared
@@ -13,7 +14,7 @@ from pipeline.operations.verify import compared
 def make(results, artefact, files):
     """Write an artefact whose files are given by their names."""
     manifest = results / "tiny" / artefact / "manifest.json"
-    with create(manifest, kind="any", spec={}, provenance={}) as draft:
+    with create(manifest, kind="any", spec={}, provenance=Provenance()) as draft:
         for name, content in files.items():
             path = draft.path(name)
             if name.endswith(".safetensors"):

@@ -2,7 +2,7 @@ import pytest
 
 from pipeline.report.facts import largest_rank, matrix_facts, provenance_facts
 from pipeline.report.figures.structure import block_structure
-from pipeline.report.metrics import MatrixMetrics
+from pipeline.report.metrics import MatrixMetrics, Origin
 
 
 @pytest.fixture
@@ -155,26 +155,26 @@ def test_provenance_reads_as_a_person_would_write_it():
         "cpu": "EPYC",
         "slurm_job": None,
     }
-    facts = provenance_facts(found | {"dirty": False, "versions": {"torch": "2.13"}})
+    facts = provenance_facts(Origin(**found, dirty=False, versions={"torch": "2.13"}))
     assert [(fact.name, fact.text) for fact in facts[:-1]] == [
-        ("Date", "23 Nov 2026, 01:01 UTC"), ("CPU", "EPYC"), ("Uncommitted changes", "no"), ("Versions", "torch 2.13"),
+        ("Uncommitted changes", "no"), ("Date", "23 Nov 2026, 01:01 UTC"), ("CPU", "EPYC"), ("Versions", "torch 2.13"),
     ]  # fmt: skip
     assert (facts[-1].name, facts[-1].form) == ("Command", "line")
 
 
 def test_costs_have_units():
     cost = {"seconds": 2.88, "cpu_seconds": 1.5, "peak_memory_bytes": 181735424, "package_joules": 2410.0}
-    (fact,) = provenance_facts({"cost": cost})
+    (fact,) = provenance_facts(Origin(cost=cost))
     text = fact.text.replace("\N{NO-BREAK SPACE}", " ")
     assert text == "2.88 s, CPU 1.50 s, peak memory 182 MB, package 2.41 kJ"
 
 
 def test_what_was_not_committed_is_named():
-    found = {"dirty": True, "uncommitted": ["config/mine.yaml"]}
+    found = Origin(dirty=True, uncommitted=("config/mine.yaml",))
     assert [(fact.name, fact.text) for fact in provenance_facts(found)] == [
         ("Not committed", "config/mine.yaml")
     ]
-    assert [fact.text for fact in provenance_facts(found | {"uncommitted": []})] == ["yes"]
+    assert [fact.text for fact in provenance_facts(Origin(dirty=True))] == ["yes"]
 
 
 def test_a_fit_has_a_time_of_its_own_and_is_no_part_of_what_dense_algebra_replaces(matrix):

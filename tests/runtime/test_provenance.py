@@ -39,7 +39,7 @@ def test_slurm_is_told_inside_of_a_job_alone(monkeypatch):
     assert "job" not in slurm()
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     assert slurm()["job"] == "42"
-    assert provenance()["slurm_job"] == "42"
+    assert provenance().slurm_job == "42"
 
 
 def test_new_and_changed_files_of_the_code_are_named_and_others_are_not(tmp_path):

@@ -9,6 +9,7 @@ from workplace import ROOT, copy_checkout
 
 from cluster import Place, wait_until
 from pipeline.artifacts.overlap import Span
+from pipeline.artifacts.provenance import Provenance
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(2400)]
 
@@ -97,7 +98,7 @@ def test_small_jobs_share_the_queues_places(place, mini, slurm):
     place.start(*(place.manifest(f"points/m{i}") for i in range(8))).end()
     # Eight jobs, in groups of four.
     assert slurm.all_jobs() - before == 2
-    spans = [Span.of(manifest_of(place, f"points/m{i}")["provenance"]) for i in range(8)]
+    spans = [Span.of(Provenance(**manifest_of(place, f"points/m{i}")["provenance"])) for i in range(8)]
     beside = [[one.beside(other) > 0 for other in spans if other != one].count(True) for one in spans]
     # Those of a group run beside each other, as many at a time as their group has cores.
     assert min(beside) >= 3, spans

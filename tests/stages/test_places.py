@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.store import Artifact, create
 from pipeline.data import Places, PointSet
 from pipeline.hmatrix.kernels import SquaredExponential
@@ -35,7 +36,7 @@ class Waves(Places):
 
 def answer(tmp_path, places):
     manifest = tmp_path / "manifest.json"
-    with create(manifest, kind="points", spec={}, provenance={}) as draft:
+    with create(manifest, kind="points", spec={}, provenance=Provenance()) as draft:
         draft.facts = write_places(draft, places)
     points = Artifact.open(manifest, "points")
     return kriging.answer(points, SquaredExponential(0.3), 1e-4, 1e-6, None, Serial())

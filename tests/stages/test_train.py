@@ -28,7 +28,7 @@ def test_a_network_comes_with_history_scores_and_origin(trained):
     assert set(network.facts["scores"]) == {"train", "validation", "test"}
     assert network.facts["sharpness"]["n_samples"] == 128
     assert network.facts["messages"]["all_reduce"]["bytes"] > 0
-    assert network.manifest["provenance"]["versions"]["torch"]
+    assert network.provenance.versions["torch"]
     assert not list((trained.folder / "checkpoints").iterdir())
 
 

@@ -11,7 +11,10 @@ import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.artifacts.provenance import Provenance
 
 # Per kind: a table of the artefact, the columns that name a row, and the columns to keep; () keeps all.
 TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -65,26 +68,37 @@ def entry_of(
             return None
         content = path.read_bytes()
         manifest = json.loads(content)
-        made = manifest["provenance"]
-        cpu, benchmark = str(made.get("cpu", "unknown")), folder / "benchmarks" / f"{artefact}.tsv"
+        made = provenance_of(manifest)
+        if not made.date:
+            return None
+        machine = [made.cpu or "unknown", f"{made.cores or '?'} cores", *made.gpus]
+        benchmark = folder / "benchmarks" / f"{artefact}.tsv"
         return HistoryEntry(
             study=folder.name,
             artefact=artefact,
             kind=manifest["kind"],
-            date=made["date"],
+            date=made.date,
             manifest=hashlib.sha256(content).hexdigest(),
             stamp=stamp,
             lineage=_lineage(path, {} if lineages is None else lineages, manifest),
-            machine=", ".join([cpu, f"{made.get('cores', '?')} cores", *(made.get("gpus") or [])]),
-            code=made.get("code") or "",
-            commit_id=made.get("commit"),
-            dirty=made.get("dirty"),
-            host=made.get("host"),
-            slurm_job=made.get("slurm_job"),
+            machine=", ".join(machine),
+            code=made.code,
+            commit_id=made.commit,
+            dirty=made.dirty,
+            host=made.host or None,
+            slurm_job=made.slurm_job,
             figures=figures_of(manifest, path.parent, benchmark),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def provenance_of(manifest: Mapping[str, Any]) -> "Provenance":
+    """Read the provenance in a manifest; raises KeyError or ValueError if there is none."""
+    # It brings pydantic, which jobs on a cluster need not load in order to start.
+    from pipeline.artifacts.provenance import Provenance
+
+    return Provenance.model_validate(manifest["provenance"])
 
 
 def _lineage(path: Path, known: dict[Path, str], manifest: Mapping[str, Any] | None = None) -> str:
@@ -93,8 +107,8 @@ def _lineage(path: Path, known: dict[Path, str], manifest: Mapping[str, Any] | N
         known[path] = ""  # ends a cycle, which only a forged manifest has
         try:
             manifest = json.loads(path.read_text(encoding="utf-8")) if manifest is None else manifest
-            inputs = manifest["provenance"].get("inputs") or {}
-            behind = [_lineage(Path(source), known) for _, source in sorted(inputs.items())]
+            inputs = sorted(provenance_of(manifest).inputs.items())
+            behind = [_lineage(Path(source), known) for _, source in inputs]
             text = json.dumps([manifest["kind"], manifest["spec"], behind], sort_keys=True)
             known[path] = hashlib.sha256(text.encode()).hexdigest()[:16]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -108,7 +122,7 @@ def figures_of(manifest: Mapping[str, Any], folder: Path, benchmark: Path) -> di
     if {"fit.seconds", "compress.seconds"} <= found.keys():
         # In older artefacts, compression's seconds include the fit's: another name keeps the two from being compared.
         found["compress.seconds_without_fit"] = found.pop("compress.seconds")
-    found |= dict(_numbers(manifest["provenance"].get("cost") or {}, "cost."))
+    found |= dict(_numbers(provenance_of(manifest).cost, "cost."))
     if manifest["kind"] in TABLES:
         found |= dict(_rows(folder, *TABLES[manifest["kind"]]))
     return found | dict(_job(benchmark))

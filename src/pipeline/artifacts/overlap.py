@@ -1,9 +1,10 @@
 """Which jobs of a study ran at the same time as others, from their manifests."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+
+from pipeline.artifacts.provenance import Provenance
 
 #: Overlaps shorter than this fraction of a job's time disturb no figure that anyone compares.
 LEAST_PART = 0.05
@@ -18,14 +19,12 @@ class Span:
     end: float
 
     @classmethod
-    def of(cls, made: Mapping[str, Any]) -> "Span | None":
-        """Read the provenance of an artefact, whose date is the job's end; None where it lacks the job's time."""
-        host, date, cost = made.get("host"), made.get("date"), made.get("cost") or {}
-        seconds = cost.get("seconds")
-        if not host or not date or not isinstance(seconds, int | float):
+    def of(cls, made: Provenance) -> "Span | None":
+        """Return when the job of an artefact ran; None where its provenance lacks the job's time."""
+        if not (made.host and made.date and "seconds" in made.cost):
             return None
-        end = datetime.fromisoformat(str(date)).timestamp()
-        return cls(str(host), end - float(seconds), end)
+        end = datetime.fromisoformat(made.date).timestamp()
+        return cls(made.host, end - made.cost["seconds"], end)
 
     def beside(self, other: "Span") -> float:
         """Seconds in which both ran on the same machine."""

@@ -28,6 +28,7 @@ from pipeline.artifacts.disk import (
     share,
     write_atomically,
 )
+from pipeline.artifacts.provenance import Provenance
 from pipeline.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Draft:
     """An artefact that is being written."""
 
     folder: Path
+    provenance: Provenance
     arrays: dict[str, dict[str, Any]] = field(default_factory=dict)
     facts: BaseModel | Mapping[str, Any] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
@@ -109,7 +111,7 @@ def _jsonable(value: Any) -> Any:
 
 @contextmanager
 def create(
-    manifest: Path, *, kind: str, spec: BaseModel | Mapping[str, Any], provenance: Mapping[str, Any]
+    manifest: Path, *, kind: str, spec: BaseModel | Mapping[str, Any], provenance: Provenance
 ) -> Iterator[Draft]:
     """Write an artefact; its manifest appears when the block ends without an error, and readers ask for its kind.
 
@@ -120,7 +122,7 @@ def create(
     make_folder_of(manifest)
     with errors_of_the_disk(folder):
         manifest.unlink(missing_ok=True)
-        draft = Draft(folder)
+        draft = Draft(folder, provenance)
         yield draft
         files = {}
         for path in (folder / name for name in sorted(draft.names)):
@@ -135,7 +137,7 @@ def create(
             "spec": _jsonable(spec),
             "arrays": draft.arrays,
             "files": files,
-            "provenance": provenance,
+            "provenance": _jsonable(draft.provenance),
         }
         write_atomically(manifest, json.dumps(content, indent=1) + "\n")
 
@@ -205,6 +207,13 @@ class Artifact:
                     f"{file}: altered since it was written (checksum differs from the manifest's); {again}"
                 )
         return cls(path.parent, manifest)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Who made the artefact, and of what; raises as `facts_as` does."""
+        return _checked(
+            Provenance, self.manifest["provenance"], f"{self.folder / 'manifest.json'}: provenance"
+        )
 
     @property
     def facts(self) -> Mapping[str, Any]:

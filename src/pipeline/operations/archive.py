@@ -59,7 +59,7 @@ def run(options: Namespace) -> None:
             f"run it first: {study.command}"
         )
     made = provenance()
-    commit = (made["commit"] or "uncommitted")[:8]
+    commit = made.short_commit or "uncommitted"
     output = options.output or Path("archives") / f"{study.name}-{commit}.tar.gz"
     top = f"{study.name}-{commit}"
     results = [file for name in parts for file in result_files(name)]
@@ -83,7 +83,7 @@ def run(options: Namespace) -> None:
         draft.replace(output)
     finally:
         draft.unlink(missing_ok=True)
-    dirty = "; the checkout has changes that were not committed, and they are in it" if made["dirty"] else ""
+    dirty = "; the checkout has changes that were not committed, and they are in it" if made.dirty else ""
     print(
         f"{output}: {verdict.n_files} files, {verdict.n_artefacts} artefacts, {size(output.stat().st_size)}{dirty}"
     )

@@ -21,6 +21,8 @@ from urllib.parse import quote
 from rocrate.model import ComputationalWorkflow, ContextEntity, Entity
 from rocrate.rocrate import ROCrate
 
+from pipeline.artifacts.entry import provenance_of
+from pipeline.artifacts.provenance import Provenance
 from pipeline.operations.studies import RESULTS, StudyFile
 
 CRATE = "ro-crate-metadata.json"
@@ -48,7 +50,7 @@ def describe(
     manifests: Collection[Path],
     files: Mapping[str, Path],
     sums: Mapping[str, str],
-    made: Mapping[str, Any],
+    made: Provenance,
 ) -> dict[str, Any]:
     """Return the description of an archive as JSON-LD.
 
@@ -69,7 +71,7 @@ def describe(
         properties={
             "@type": [*ComputationalWorkflow.TYPES, "HowTo"],
             "name": "Parsimony",
-            "version": made["commit"] or version("parsimony-pipeline"),
+            "version": made.commit or version("parsimony-pipeline"),
             **_content("Snakefile", files, sums),
         },
     )
@@ -107,7 +109,7 @@ def describe(
     return dict(crate.metadata.generate())
 
 
-def _titled(study: StudyFile, made: Mapping[str, Any]) -> ROCrate:
+def _titled(study: StudyFile, made: Provenance) -> ROCrate:
     """Begin a description with its title, its license, and the profiles that it conforms to."""
     crate = ROCrate(version=VERSION)
     crate.metadata.extra_contexts.append(RUN_TERMS)
@@ -115,7 +117,7 @@ def _titled(study: StudyFile, made: Mapping[str, Any]) -> ROCrate:
     crate.description = (
         study.study.description or f"Study {study.name} with its results and the code behind them."
     )
-    crate.datePublished = made["date"]
+    crate.datePublished = made.date
     spdx = metadata("parsimony-pipeline")["License-Expression"]
     crate.license = _add(crate, f"https://spdx.org/licenses/{spdx}", "CreativeWork", name=spdx)
     for profile, name in PROFILES.items():
@@ -157,9 +159,8 @@ def _add_file(crate: ROCrate, name: str, files: Mapping[str, Path], sums: Mappin
 def _add_run(crate: ROCrate, path: Path, entities: Mapping[str, Entity]) -> Entity:
     """Add the run of the stage that made an artefact: its program, inputs, results, and cost."""
     manifest = json.loads(path.read_text(encoding="utf-8"))
-    made, folder = manifest["provenance"], path.parent.as_posix()
+    made, folder = provenance_of(manifest), path.parent.as_posix()
     identifier = f"#{quote(folder)}"
-    inputs = (made.get("inputs") or {}).values()
     results = [path.as_posix(), *(f"{folder}/{name}" for name in manifest["files"])]
     cost = [
         _add(
@@ -171,30 +172,30 @@ def _add_run(crate: ROCrate, path: Path, entities: Mapping[str, Entity]) -> Enti
             value=str(value),
             unitCode=UNITS[name.rpartition("_")[2]],
         )
-        for name, value in (made.get("cost") or {}).items()
+        for name, value in made.cost.items()
         if name.rpartition("_")[2] in UNITS
     ]
     return crate.add_action(
         _program(crate, made),
         identifier,
-        object=_compact([entities[name] for name in inputs if name in entities]),
+        object=_compact([entities[name] for name in made.inputs.values() if name in entities]),
         result=_compact([entities[name] for name in results if name in entities]),
         properties={
             "name": f"make {folder}",
-            "description": made.get("command") or f"make {folder}",
-            "endTime": made["date"],
+            "description": made.command or f"make {folder}",
+            "endTime": made.date,
             **({"resourceUsage": _compact(cost)} if cost else {}),
         },
     )
 
 
-def _program(crate: ROCrate, made: Mapping[str, Any]) -> Entity:
+def _program(crate: ROCrate, made: Provenance) -> Entity:
     """Return the stage that made an artefact, at its commit: artefacts of one archive may be of several commits."""
-    words = shlex.split(made.get("command") or "")  # python -m pipeline STAGE ...
+    words = shlex.split(made.command)  # python -m pipeline STAGE ...
     stage = words[3] if len(words) > 3 else "pipeline"
-    commit = made.get("commit") or "unknown"
+    commit = made.commit or "unknown"
     identifier = f"#{stage}-{commit[:8]}"
-    changed = " with changes that were not committed" if made.get("dirty") else ""
+    changed = " with changes that were not committed" if made.dirty else ""
     return crate.get(identifier) or _add(
         crate, identifier, "SoftwareApplication", name=stage, softwareVersion=f"commit {commit}{changed}"
     )

@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.artifacts.disk import sha256_of
-from pipeline.artifacts.entry import HistoryEntry, entry_of
+from pipeline.artifacts.entry import HistoryEntry, entry_of, provenance_of
 from pipeline.artifacts.history import read, read_snapshot, snapshot_of
+from pipeline.artifacts.provenance import Provenance
 from pipeline.config.specs import artefacts_of
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.operations.main_process import main_elsewhere
@@ -31,22 +34,22 @@ def run(options: Namespace) -> None:
     manifest_path = manifest_of(options.path)
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        made = manifest["provenance"]
+        made = provenance_of(manifest)
         artefact = manifest_path.parent
         study = artefact.resolve().relative_to(RESULTS.resolve()).parts[0]
+    except (OSError, KeyError, TypeError, ValidationError):
+        raise ArtifactError(f"{manifest_path}: not a manifest; name an artefact's folder") from None
     except ValueError:
         raise ArtifactError(f"{manifest_path}: not an artefact of a study below {RESULTS}") from None
-    except (OSError, KeyError, TypeError):
-        raise ArtifactError(f"{manifest_path}: not a manifest; name an artefact's folder") from None
     artefact = RESULTS / artefact.resolve().relative_to(RESULTS.resolve())
     stage = stage_of(artefact, made)
     bad = damaged(artefact, manifest["files"])
-    print("\n".join(_making(artefact, manifest, stage, bad)))
+    print("\n".join(_making(artefact, manifest, made, stage, bad)))
     print(f"Why: {reason_then(artefact, RESULTS / study)}")
     if not options.study and not (CONFIG / f"{study}.yaml").is_file():
         raise ConfigError(f"there is no {CONFIG / study}.yaml; name the study's file with --study")
     found = read_study(options.study or study)
-    print("\n".join(_what_would(stage, manifest, found)))
+    print("\n".join(_what_would(stage, manifest, made, found)))
     print("\n".join(_now(artefact, found, stage, made, bad)))
 
 
@@ -59,9 +62,9 @@ def manifest_of(path: Path) -> Path:
     raise ArtifactError(f"{path}: {what}; name a folder with a manifest.json, or a file in one")
 
 
-def stage_of(artefact: Path, made: Mapping[str, Any]) -> str:
+def stage_of(artefact: Path, made: Provenance) -> str:
     """Return the stage that made an artefact, from its command or from its folder's name."""
-    words = str(made.get("command", "")).split()
+    words = made.command.split()
     folder = artefact.relative_to(RESULTS).parts[1]
     known = STAGES.get(folder, (folder,))
     return next((word for word in words if word in known), known[0])
@@ -75,19 +78,17 @@ def damaged(artefact: Path, files: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequence[str]) -> Iterator[str]:
-    made = manifest["provenance"]
-    commit = (made.get("commit") or "an unknown commit")[:8]
-    dirty = {True: ", with changes that were not committed", False: ""}.get(made.get("dirty"), "")
-    yield f"{artefact}: {manifest['kind']}, made by rule {stage} on {made['date'].replace('T', ' ')[:16]} UTC"
-    yield f"By: commit {commit}{dirty}, code digest {made.get('code') or 'unknown'}"
-    cores = made.get("cores")
-    where = f"{made.get('host')} ({made.get('cpu')}, {cores} cores"
-    where += "".join(f", {gpu}" for gpu in made.get("gpus") or []) + ")"
-    if made.get("slurm_job"):
-        where += f", Slurm job {made['slurm_job']}"
-    yield f"On: {where}, Python {made.get('python')}"
-    cost = made.get("cost") or {}
+def _making(
+    artefact: Path, manifest: Mapping[str, Any], made: Provenance, stage: str, bad: Sequence[str]
+) -> Iterator[str]:
+    changed = ", with changes that were not committed" if made.dirty else ""
+    yield f"{artefact}: {manifest['kind']}, made by rule {stage} on {made.date.replace('T', ' ')[:16]} UTC"
+    yield f"By: commit {made.short_commit or 'unknown'}{changed}, code digest {made.code or 'unknown'}"
+    where = f"{made.host} ({', '.join([made.cpu, f'{made.cores} cores', *made.gpus])})"
+    if made.slurm_job:
+        where += f", Slurm job {made.slurm_job}"
+    yield f"On: {where}, Python {made.python}"
+    cost = made.cost
     if cost:
         parts = {"package_joules": "the node's processors", "gpu_joules": "its GPUs"}
         energy = [f"{cost[key]:.0f} J by {name}" for key, name in parts.items() if key in cost]
@@ -97,7 +98,7 @@ def _making(artefact: Path, manifest: Mapping[str, Any], stage: str, bad: Sequen
             *energy,
         ]
         yield f"Spent: {', '.join(spent)}"
-    if inputs := _inputs(stage, manifest):
+    if inputs := _inputs(stage, manifest, made):
         yield f"From: {', '.join(f'{name} {path}'.strip() for name, path in inputs)}"
     if manifest["spec"]:
         yield f"Spec: {json.dumps(manifest['spec'])[:300]}"
@@ -134,30 +135,27 @@ def difference(before: HistoryEntry, now: HistoryEntry) -> str:
     return f"{' and '.join(parts)} {since}"
 
 
-def _inputs(stage: str, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _inputs(stage: str, manifest: Mapping[str, Any], made: Provenance) -> list[tuple[str, str]]:
     """Return names and folders of an artefact's inputs; for a report, which has all, return their number by stage."""
-    inputs = manifest["provenance"].get("inputs") or {}
-    found = [(name, str(Path(path).parent)) for name, path in inputs.items()]
+    found = [(name, str(Path(path).parent)) for name, path in made.inputs.items()]
     if stage == "report" and "runs" in manifest["spec"]:
         counts = Counter(name.partition("/")[0] for name in artefacts_of(manifest["spec"]))
         found += [(f"{name} ({n})", "") for name, n in counts.items()]
     return found
 
 
-def _what_would(stage: str, manifest: Mapping[str, Any], study: StudyFile) -> Iterator[str]:
+def _what_would(stage: str, manifest: Mapping[str, Any], made: Provenance, study: StudyFile) -> Iterator[str]:
     modules = modules_behind(f"pipeline.stages.{stage}")
     packages = Counter(name.split(".")[1] for name in modules if name.count(".") >= 2)
     yield "Made again when one of these changes:"
     yield f"- its section of {study.path}"
-    if inputs := _inputs(stage, manifest):
+    if inputs := _inputs(stage, manifest, made):
         yield f"- an input: {', '.join(path or name for name, path in inputs)}"
     counted = ", ".join(f"{name} ({n})" for name, n in packages.most_common())
     yield f"- the code that rule {stage} imports, comments aside; modules of src/pipeline: {counted}"
 
 
-def _now(
-    artefact: Path, study: StudyFile, stage: str, made: Mapping[str, Any], bad: Sequence[str]
-) -> Iterator[str]:
+def _now(artefact: Path, study: StudyFile, stage: str, made: Provenance, bad: Sequence[str]) -> Iterator[str]:
     target = artefact / "manifest.json"
     planned = plan(study.path, target)
     if not planned and bad:
@@ -168,8 +166,8 @@ def _now(
         return
     own = [reason for output, _, reason in planned if str(target) in output]
     code = code_digest(f"pipeline.stages.{stage}")
-    if made.get("code") and code != made["code"]:
-        own = [*own, f"its code has digest {code} now, it was made by {made['code']}"]
+    if made.code and code != made.code:
+        own = [*own, f"its code has digest {code} now, it was made by {made.code}"]
     yield f"Now: it would be made again: {'; '.join(own) or 'an input would be'}"
     before = [f"{rule} ({reason})" for output, rule, reason in planned if str(target) not in output]
     if before:

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from pipeline.artifacts.entry import provenance_of
 from pipeline.artifacts.history import PAST_REPORTS
 
 KEPT = 10
@@ -25,9 +26,9 @@ def keep_report(folder: Path, n: int | None = None) -> Path | None:
     n = kept() if n is None else n
     report, past = folder / "report", folder / PAST_REPORTS
     try:
-        made = json.loads((report / "manifest.json").read_text(encoding="utf-8"))["provenance"]
-        date = re.sub(r"[-:]", "", made["date"])[:15]
-        name = f"{date}-{made['commit'][:8]}" if made.get("commit") else date
+        made = provenance_of(json.loads((report / "manifest.json").read_text(encoding="utf-8")))
+        date = re.sub(r"[-:]", "", made.date)[:15]
+        name = f"{date}-{made.short_commit}" if made.commit else date
     except (OSError, ValueError, KeyError, TypeError):
         return None
     copy = past / name

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.results.solution import KrigingResult, SolveCost
 from pipeline.report import formatting as f
 from pipeline.report.content import Fact, JudgedClaim
-from pipeline.report.metrics import MatrixMetrics
+from pipeline.report.metrics import MatrixMetrics, Origin
 from pipeline.report.quantity import Quantity
 
 #: A factorization with a tolerance above this one is a preconditioner, whose determinant tells nothing of the matrix's.
@@ -194,14 +193,14 @@ def _likelihood(matrix: MatrixMetrics) -> dict[str, str]:
     }
 
 
-def provenance_facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
+def provenance_facts(found: Origin) -> tuple[Fact, ...]:
     """Where, when and from what the study was made; long values get a line of their own."""
     facts = []
-    for key, value in found.items():
-        if value in (None, "", [], {}) or (key == "dirty" and found.get("uncommitted")):
+    for key, value in found:
+        if value in (None, "", [], {}, ()) or (key == "dirty" and found.uncommitted):
             continue  # unknown, or told by the names of the files
         text = f.instant(value) if key == "date" else _plain(value)
-        name = _NAMES.get(str(key), str(key).replace("_", " ").capitalize())
+        name = _NAMES.get(key, key.replace("_", " ").capitalize())
         facts.append(Fact(name, text, "line" if len(text) > _LINE else "wide" if len(text) > _WIDE else ""))
     return tuple(sorted(facts, key=lambda fact: ("", "wide", "line").index(fact.form)))
 

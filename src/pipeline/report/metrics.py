@@ -5,10 +5,9 @@ Accuracies are fractions, times seconds, sizes bytes, unless the name of a key s
 ``None`` and print as a dash.
 """
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from pipeline.artifacts.provenance import Provenance
 from pipeline.artifacts.results import Number
 from pipeline.artifacts.results import half_network as half
 from pipeline.artifacts.results.critical_batch import Prediction
@@ -233,6 +232,16 @@ class Missing(MetricsPart):
     reason: str
 
 
+class Origin(Provenance):
+    """Who made the study's report, and of what.
+
+    Attributes:
+        uncommitted: The files of the code that are new or differ from the commit.
+    """
+
+    uncommitted: tuple[str, ...] = ()
+
+
 class Metrics(MetricsPart):
     """Everything that a study found.
 
@@ -250,6 +259,6 @@ class Metrics(MetricsPart):
     matrices: dict[str, MatrixMetrics] = {}
     scaling: ScalingMetrics | None = None
     rules: list[RuleCost] = []
-    provenance: dict[str, Any] = {}
+    provenance: Origin = Origin()
     history: HistoryMetrics | None = None
     beside: "dict[str, Metrics]" = {}

@@ -70,14 +70,12 @@ def _typeset(text: str) -> Markup:
 
 def _setting(metrics: Metrics) -> tuple[tuple[str, str], ...]:
     """The subject of the study, as named values; what a study does not have is left out."""
-    study, provenance = metrics.study, metrics.provenance
-    model, known = study.model, [key for key in ("date", "host", "cpu") if provenance.get(key)]
-    made = (instant(provenance[key]) if key == "date" else str(provenance[key]) for key in known)
+    study, model, made = metrics.study, metrics.study.model, metrics.provenance
     items = {
         "Data": _data(study.dataset) if study.dataset else "",
         "Network": f"{model.name} · {count(model.n_parameters)} parameters" if model else "",
         "Seeds": _seeds(metrics),
-        "Run": " · ".join(made),
+        "Run": " · ".join(filter(None, [made.date and instant(made.date), made.host, made.cpu])),
     }
     return tuple((key, value) for key, value in items.items() if value)
 

@@ -11,8 +11,8 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from pipeline.artifacts.provenance import Provenance
 from pipeline.runtime.energy import Counters
 from pipeline.runtime.software import versions
 
@@ -131,23 +131,23 @@ def slurm() -> dict[str, str]:
     return {key: os.environ[name] for key, name in names.items() if name in os.environ}
 
 
-def provenance(code: str = "") -> dict[str, Any]:
+def provenance(code: str = "") -> Provenance:
     """Describe this run, and the code of its stage by the digest that the rule computed."""
-    return {
-        "commit": commit(),
-        "dirty": is_dirty(),
-        "code": code,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "platform": platform.platform(),
-        "cpu": cpu_model(),
-        "gpus": gpus(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "versions": versions(),
-        "command": shlex.join(["python", "-m", "pipeline", *sys.argv[1:]]),
-        "inputs": inputs_of(sys.argv),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "slurm": slurm() or None,
-        "cost": cost(),
-    }
+    return Provenance(
+        commit=commit(),
+        dirty=is_dirty(),
+        code=code,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=socket.gethostname(),
+        platform=platform.platform(),
+        cpu=cpu_model(),
+        gpus=gpus(),
+        cores=len(os.sched_getaffinity(0)),
+        python=platform.python_version(),
+        versions=versions(),
+        command=shlex.join(["python", "-m", "pipeline", *sys.argv[1:]]),
+        inputs=inputs_of(sys.argv),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
+        slurm=slurm(),
+        cost=cost(),
+    )

@@ -12,7 +12,7 @@ from pipeline.artifacts.store import Artifact, create
 from pipeline.config.report import ReportSpec
 from pipeline.report import render
 from pipeline.report.changes import Comparison, compare
-from pipeline.report.metrics import HistoryMetrics, Metrics, Missing, RuleCost
+from pipeline.report.metrics import HistoryMetrics, Metrics, Missing, Origin, RuleCost
 from pipeline.runtime.provenance import commits_between, provenance, uncommitted
 from pipeline.stages.parts.collected import collect
 from pipeline.stages.parts.spec import read_spec
@@ -38,7 +38,7 @@ def run(options: Namespace) -> list[Path]:
     }
     beside = {name: Artifact.open(page, "report").json_as("metrics", Metrics) for name, page in pages.items()}
     origin = provenance(options.code)
-    made_from = origin | {"uncommitted": uncommitted()}
+    made_from = Origin(**origin.model_dump(), uncommitted=tuple(uncommitted()))
     history = _history(options.history, manifests, folder)
     rules = _rules(options.benchmarks, manifests)
     metrics, arrays = collect(spec, found, rules, made_from, history, missing, beside)

@@ -47,7 +47,7 @@ def collect(
     spec: ReportSpec,
     found: Mapping[str, list[tuple[str, Artifact]]],
     rules: list[page.RuleCost],
-    origin: Mapping[str, Any],
+    origin: page.Origin,
     history: page.HistoryMetrics | None = None,
     missing: Iterable[page.Missing] = (),
     beside: Mapping[str, page.Metrics] | None = None,
@@ -96,7 +96,7 @@ def collect(
         },
         scaling=next((_scaling(scaling, spans) for _, scaling in found.get("scaling", [])), None),
         rules=rules,
-        provenance=dict(origin),
+        provenance=origin,
         history=history,
         beside=dict(beside or {}),
     )
@@ -158,7 +158,7 @@ class _Task(BaseModel):
 
 
 def _span(artifact: Artifact) -> Span | None:
-    return Span.of(artifact.manifest["provenance"])
+    return Span.of(artifact.provenance)
 
 
 def _run(

@@ -42,7 +42,6 @@ def read_spec(path: Path, kind: type[S]) -> S:
 @contextmanager
 def written(options: Namespace, kind: str, spec: Section | Mapping[str, Any]) -> Iterator[Draft]:
     """Write the artefact that a stage was asked for; the option `output` is its manifest; see `create`."""
-    made = provenance(options.code)
-    with create(options.output, kind=kind, spec=spec, provenance=made) as draft:
+    with create(options.output, kind=kind, spec=spec, provenance=provenance(options.code)) as draft:
         yield draft
-        made["cost"] = cost()
+        draft.provenance = draft.provenance.model_copy(update={"cost": cost()})
