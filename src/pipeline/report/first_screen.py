@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pipeline.report.content import Illustration, Notice
 from pipeline.report.drawing import Arrays, Drawing
-from pipeline.report.figures.kriging import deviation_map, kriging_map
-from pipeline.report.figures.scattering import surface_field
+from pipeline.report.figures.kriging import deviation_map, has_map, kriging_map
+from pipeline.report.figures.scattering import has_surface, surface_field
 from pipeline.report.figures.training import MOST_DRAWN, legend, progress
 from pipeline.report.formatting import listing, plural, sentences, significant, told_apart
 from pipeline.report.metrics import Metrics
@@ -76,10 +76,8 @@ def _accuracy(metrics: Metrics) -> Illustration:
 
 def drawn_first(metrics: Metrics, arrays: Arrays) -> str | None:
     """The matrix whose map, or else whose surface, is drawn on the first screen."""
-    for name, matrix in metrics.matrices.items():
-        if kriging_map(name, arrays, Quantity.of(matrix.result)) is not None:
-            return name
-    return next((name for name in metrics.matrices if surface_field(name, arrays) is not None), None)
+    maps = (name for name in metrics.matrices if has_map(name, arrays))
+    return next(maps, None) or next((name for name in metrics.matrices if has_surface(name, arrays)), None)
 
 
 def deviations_shown(drawing: Drawing | None, layout: str = "") -> Illustration:

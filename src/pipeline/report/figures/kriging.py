@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from pipeline.report.drawing import PALETTE, Arrays, Data, Drawing, GridValues, canvas, finish
 from pipeline.report.figures.axes import DASHED, color_bar, logarithmic, short_number
@@ -21,6 +22,11 @@ def kriging_map(name: str, arrays: Arrays, quantity: Quantity, prefix: str = "ma
     return _map(name, arrays, quantity, "grid", title, quantity.label, prefix, "YlGnBu", dots=True)
 
 
+def has_map(name: str, arrays: Arrays) -> bool:
+    """Whether there is a predicted field that :func:`kriging_map` can draw."""
+    return _grid(name, arrays, "grid") is not None
+
+
 def deviation_map(name: str, arrays: Arrays, quantity: Quantity) -> Drawing | None:
     """Draw the standard deviation of the predicted field on its grid."""
     title = f"Standard deviation of the {quantity.name}"
@@ -29,19 +35,31 @@ def deviation_map(name: str, arrays: Arrays, quantity: Quantity) -> Drawing | No
     return _map(name, arrays, quantity, "grid_std", title, label, "std", "YlOrBr", dots=False)
 
 
+def _axes_of(name: str, arrays: Arrays) -> tuple[bool, tuple[str, str]]:
+    """Whether a grid lies on the globe, and the names of its axes."""
+    on_globe = f"{name}/grid_longitude" in arrays
+    return on_globe, ("longitude", "latitude") if on_globe else ("x", "y")
+
+
+def _grid(name: str, arrays: Arrays, key: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None:
+    """Longitudes, latitudes and the field on their grid; None if one is missing or no value is finite."""
+    shown = *(f"grid_{axis}" for axis in _axes_of(name, arrays)[1]), key
+    longitude, latitude, grid = (arrays.get(f"{name}/{array}") for array in shown)
+    if longitude is None or latitude is None or grid is None or grid.shape != (len(latitude), len(longitude)):
+        return None
+    return (longitude, latitude, grid) if np.isfinite(grid).any() else None
+
+
 def _map(
     name: str, arrays: Arrays, quantity: Quantity, key: str, title: str, label: str, prefix: str, colors: str,
     *, dots: bool,
 ) -> Drawing | None:  # fmt: skip
-    on_globe = f"{name}/grid_longitude" in arrays
-    names = ("longitude", "latitude") if on_globe else ("x", "y")
-    shown = *(f"grid_{axis}" for axis in names), key
-    longitude, latitude, grid = (arrays.get(f"{name}/{array}") for array in shown)
-    if longitude is None or latitude is None or grid is None or grid.shape != (len(latitude), len(longitude)):
+    on_globe, names = _axes_of(name, arrays)
+    field = _grid(name, arrays, key)
+    if field is None:
         return None
+    longitude, latitude, grid = field
     finite = grid[np.isfinite(grid)]
-    if not len(finite):
-        return None
     # A few extreme places would use up the range of colors; values beyond its ends get the color of the end.
     low, high = (float(end) for end in np.quantile(finite, [_BEYOND, 1 - _BEYOND]))
     below, above = finite < low, finite > high

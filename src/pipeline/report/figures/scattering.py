@@ -49,12 +49,15 @@ def far_field(name: str, arrays: Arrays) -> Drawing | None:
         return finish(figure, f"far-field-{name}", words, data)
 
 
-def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing | None:
-    """Draw the field on the surface, seen along the incident wave and against it.
+def has_surface(name: str, arrays: Arrays) -> bool:
+    """Whether there is a field that :func:`surface_field` can draw."""
+    return _surface(name, arrays) is not None
 
-    A soft surface has a normal derivative on each triangle. A hard one has a pressure at each vertex, and the mean of
-    its vertices colors a triangle. The back is painted first; a closed surface's triangles that face away are left out.
-    """
+
+def _surface(
+    name: str, arrays: Arrays
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], str] | None:
+    """Vertices, triangles, the wave's direction, the field's size on each triangle, and what the field is."""
     names = ("vertices", "triangles", "solution", "direction")
     vertices, triangles, field, direction = (arrays.get(f"{name}/{key}") for key in names)
     if vertices is None or triangles is None or field is None or direction is None:
@@ -67,6 +70,19 @@ def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing
         return None
     if not len(sizes) or not np.isfinite(sizes).all():
         return None
+    return vertices, triangles, direction, sizes, what
+
+
+def surface_field(name: str, arrays: Arrays, prefix: str = "surface") -> Drawing | None:
+    """Draw the field on the surface, seen along the incident wave and against it.
+
+    A soft surface has a normal derivative on each triangle. A hard one has a pressure at each vertex, and the mean of
+    its vertices colors a triangle. The back is painted first; a closed surface's triangles that face away are left out.
+    """
+    surface = _surface(name, arrays)
+    if surface is None:
+        return None
+    vertices, triangles, direction, sizes, what = surface
     across, up = _axes_across(direction)
     top = float(sizes.max())
     centers = vertices[triangles].mean(axis=1)
