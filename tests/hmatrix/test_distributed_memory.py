@@ -27,38 +27,36 @@ def points_of(comm, n=OWN):
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-class Turn:
-    """Whose turn it is of threads that run one at a time, and the most bytes of arrays that each held at one time."""
+class Turns(communicator._Turns):
+    """Turns of threads that run one at a time, and the most bytes of arrays that each held at one time."""
 
-    def __init__(self):
-        self.lock = threading.Lock()
+    def __init__(self, size):
+        super().__init__(size)
         self.held, self.most = Counter(), Counter()
 
-    def acquire(self):
-        self.lock.acquire()
+    def take(self, rank):
+        super().take(rank)
         tracemalloc.reset_peak()
         self.begun, _ = tracemalloc.get_traced_memory()
 
-    def release(self):
+    def give(self):
         (now, peak), thread = tracemalloc.get_traced_memory(), threading.get_ident()
         self.most[thread] = max(self.most[thread], self.held[thread] + peak - self.begun)
         self.held[thread] += now - self.begun
-        self.lock.release()
-
-    def __enter__(self):
-        self.acquire()
-
-    def __exit__(self, *failure):
-        self.release()
+        super().give()
 
 
 def bytes_a_process(n_processes, monkeypatch):
     """Return the most bytes of arrays at one time, and what the parts hold at most: means over the processes."""
     kernel = kernels.Matern(nu=0.5, length_scale=0.3)
-    own = Turn()
+    made = []
+
+    def turns(size):
+        made.append(Turns(size))
+        return made[-1]
 
     def run(comm):
-        points = points_of(comm, 500)
+        points = points_of(comm, 300)
         A = DistributedH2Matrix.from_kernel(points, kernel, comm, diagonal=0.1, tolerance=1e-4, leaf_size=16)
         F = A.factorize(parts=n_processes)
         F.solve(points[:, 0])
@@ -68,13 +66,11 @@ def bytes_a_process(n_processes, monkeypatch):
     tracemalloc.start()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(
-                communicator, "_Meeting", lambda size, turn, Meeting=communicator._Meeting: Meeting(size, own)
-            )
+            patch.setattr(communicator, "_Turns", turns)
             parts = run_in_threads(n_processes, run)
     finally:
         tracemalloc.stop()
-    return np.mean(list(own.most.values())), np.mean(parts)
+    return np.mean(list(made[0].most.values())), np.mean(parts)
 
 
 @pytest.fixture(autouse=True)

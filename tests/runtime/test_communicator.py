@@ -118,3 +118,12 @@ def test_a_failure_in_one_thread_is_raised_and_frees_the_others():
 
     with pytest.raises(ZeroDivisionError):
         run_in_threads(3, work)
+
+
+def test_a_process_that_returns_while_others_wait_for_it_is_an_error():
+    def work(comm):
+        if comm.rank:
+            comm.barrier()
+
+    with pytest.raises(RuntimeError, match="returned while others waited for it"):
+        run_in_threads(3, work)

@@ -7,11 +7,11 @@ A distributed computation is the serial one plus a partition; all that it needs 
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -194,31 +194,94 @@ def on_level(communicator: Communicator, level: int) -> AbstractContextManager[N
     return communicator.on_level(level) if isinstance(communicator, Counting) else nullcontext()
 
 
+class _Turns:
+    """A barrier of threads of which one runs at a time: who waits hands the turn to the next that may run.
+
+    Every thread waits at a lock of its own, so that a turn wakes one thread and no other. Who arrives last goes on.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._doors = [threading.Lock() for _ in range(size)]
+        for door in self._doors:
+            door.acquire()
+        self._may_run, self._arrived = deque(range(size)), list[int]()
+        self._broken = False
+
+    def begin(self) -> None:
+        """Let the first thread run."""
+        self._doors[self._may_run.popleft()].release()
+
+    def take(self, rank: int) -> None:
+        """Wait for the turn of a thread."""
+        self._doors[rank].acquire()
+
+    def give(self) -> None:
+        """Hand the turn to the next thread, if there is one that may run."""
+        if not self._may_run and self._arrived:
+            self.abort()  # the others wait for one that has ended
+        if self._may_run:
+            self._doors[self._may_run.popleft()].release()
+
+    def wait(self, rank: int) -> None:
+        """Wait until all threads have arrived; meanwhile it is the others' turn."""
+        if not self._broken:
+            self._arrived.append(rank)
+            if len(self._arrived) < len(self._doors):
+                self.give()
+                self.take(rank)
+            else:
+                self._may_run.extend(self._arrived[:-1])
+                self._arrived = []
+        if self._broken:
+            raise threading.BrokenBarrierError
+
+    def abort(self) -> None:
+        """Let all that wait go on, into a BrokenBarrierError."""
+        self._broken = True
+        self._may_run.extend(self._arrived)
+        self._arrived = []
+
+
+class _AtOnce(threading.Barrier):
+    """A barrier of threads that all run at the same time."""
+
+    def begin(self) -> None:
+        """Do nothing: all threads run."""
+
+    def take(self, rank: int) -> None:
+        """Return at once: it is everybody's turn."""
+
+    def give(self) -> None:
+        """Do nothing: it is everybody's turn."""
+
+    def wait(self, rank: int) -> None:  # type: ignore[override]
+        """Wait until all threads have arrived."""
+        super().wait()
+
+
 @dataclass
 class _Meeting:
-    """The shared state of a group's threads: a table with a place for each, a barrier, and whose turn it is."""
+    """The shared state of a group's threads: a barrier, and tables with what each shows to the others.
+
+    Calls write to two tables in turn: nobody comes to the call after the next before all have read this one's.
+    """
 
     size: int
-    turn: "threading.Lock | None"  # held by the running thread, where only one runs at a time
-    places: list[Tensor | None] = field(init=False)
-    letters: list[Mapping[int, Tensor]] = field(init=False)
-    barrier: threading.Barrier = field(init=False)
+    barrier: _Turns | _AtOnce
+    n_calls: list[int] = field(init=False)
+    tables: tuple[list[Any], list[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.places = [None] * self.size
-        self.letters = [{}] * self.size
-        self.barrier = threading.Barrier(self.size)
+        self.n_calls = [0] * self.size
+        self.tables = [None] * self.size, [None] * self.size
 
-    def wait(self) -> None:
-        """Wait until all have arrived; meanwhile it is the others' turn."""
-        if self.turn is None:
-            self.barrier.wait()
-            return
-        self.turn.release()
-        try:
-            self.barrier.wait()
-        finally:
-            self.turn.acquire()
+    def show(self, rank: int, shown: T) -> list[T]:
+        """Show something to all others, and return what everybody shows, in rank order."""
+        table = self.tables[self.n_calls[rank] % 2]
+        self.n_calls[rank] += 1
+        table[rank] = shown
+        self.barrier.wait(rank)
+        return list(table)
 
 
 @dataclass(frozen=True)
@@ -233,46 +296,30 @@ class Threads:
         return self.meeting.size
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        with self._all_of(tensor) as tensors:
-            return [one.clone() for one in tensors]
+        return [one.clone() for one in self._all_of(tensor)]
 
     def all_reduce(self, tensor: Tensor) -> None:
-        with self._all_of(tensor) as tensors:
-            total = torch.stack(tensors).sum(dim=0)
-        tensor.copy_(total)
+        tensor.copy_(torch.stack(self._all_of(tensor)).sum(dim=0))
 
     def reduce(self, tensor: Tensor, destination: int) -> None:
         self.all_reduce(tensor)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
-        tensor.copy_(self.all_gather(tensor)[source])
+        tensor.copy_(self._all_of(tensor)[source])
 
-    @contextmanager
-    def _all_of(self, tensor: Tensor) -> Iterator[list[Tensor]]:
-        """Show a tensor to all others, and yield everybody's; nobody continues before all have seen them."""
-        self.meeting.places[self.rank] = tensor
-        self.meeting.wait()
-        try:
-            tensors = [place for place in self.meeting.places if place is not None]
-            lengths_of(map(head, tensors))
-            yield tensors
-        finally:
-            self.meeting.wait()
+    def _all_of(self, tensor: Tensor) -> list[Tensor]:
+        """Show a copy of a tensor to all others, and return everybody's."""
+        heads, tensors = zip(*self.meeting.show(self.rank, (head(tensor), tensor.clone())), strict=True)
+        lengths_of(heads)
+        return list(tensors)
 
     def exchange(self, sent: Mapping[int, Tensor]) -> dict[int, Tensor]:
         require_ranks(sent, self.size)
-        self.meeting.letters[self.rank] = sent
-        self.meeting.wait()
-        received = {
-            source: letters[self.rank].clone()
-            for source, letters in enumerate(self.meeting.letters)
-            if self.rank in letters
-        }
-        self.meeting.wait()
-        return received
+        letters = self.meeting.show(self.rank, {to: tensor.clone() for to, tensor in sent.items()})
+        return {source: own[self.rank] for source, own in enumerate(letters) if self.rank in own}
 
     def barrier(self) -> None:
-        self.meeting.wait()
+        self.meeting.barrier.wait(self.rank)
 
 
 def require_ranks(sent: Mapping[int, Tensor], size: int) -> None:
@@ -294,25 +341,31 @@ def run_in_threads(n_processes: int, work: Callable[[Communicator], T], *, at_on
             that communicator.
         at_once: Whether all run at the same time, in an undefined order.
     """
-    meeting = _Meeting(n_processes, turn=None if at_once else threading.Lock())
+    barrier = _AtOnce(n_processes) if at_once else _Turns(n_processes)
+    meeting = _Meeting(n_processes, barrier)
     results: dict[int, T] = {}
     failures: list[BaseException] = []
 
     def run(rank: int) -> None:
+        barrier.take(rank)
         try:
-            with meeting.turn or nullcontext():
-                results[rank] = work(Threads(rank, meeting))
+            results[rank] = work(Threads(rank, meeting))
         except threading.BrokenBarrierError:
             pass
         except BaseException as failure:
             failures.append(failure)
-            meeting.barrier.abort()
+            barrier.abort()
+        finally:
+            barrier.give()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(n_processes)]
     for thread in threads:
         thread.start()
+    barrier.begin()
     for thread in threads:
         thread.join()
     if failures:
         raise failures[0]
+    if len(results) < n_processes:
+        raise RuntimeError("a process has returned while others waited for it; all make the same calls")
     return [results[rank] for rank in range(n_processes)]
