@@ -11,7 +11,7 @@ from pipeline.runtime.communicator import run_in_threads
 COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.3)
 SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.1 * x[..., :1]))
 WAVE = kernels.Helmholtz(wavenumber=3.0)
-N = 200
+N = 130
 RNG = np.random.default_rng(0)
 POINTS, X, ADDED = RNG.random((N, 3)), RNG.standard_normal((N, 2)), RNG.random(N)
 KINDS = {

@@ -54,7 +54,7 @@ def with_matrix(points, kernel, diagonal, n_processes, work, **options):
 def test_solve_and_determinant_match_the_dense_ones(name, n_processes):
     dimension, kernel, diagonal, kind = CASES[name]
     rng = np.random.default_rng(0)
-    points, b = rng.random((400, dimension)), rng.standard_normal((400, 2))
+    points, b = rng.random((300, dimension)), rng.standard_normal((300, 2))
     matrix = dense(points, kernel, diagonal)
 
     def work(A, own):

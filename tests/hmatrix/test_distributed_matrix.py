@@ -44,7 +44,7 @@ def build_together(points, kernel, n_processes, work, **options):
 def test_products_are_those_of_the_serial_matrix(name, n_processes):
     dimension, kernel, options = CASES[name]
     rng = np.random.default_rng(0)
-    points, x = rng.random((500, dimension)), rng.standard_normal((500, 3))
+    points, x = rng.random((300, dimension)), rng.standard_normal((300, 3))
     expected = H2Matrix.from_kernel(points, kernel, leaf_size=16, **options) @ x
     found = np.concatenate(build_together(points, kernel, n_processes, lambda A, own: A @ x[own], **options))
     assert found.dtype == expected.dtype

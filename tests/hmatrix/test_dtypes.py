@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix import DistributedH2Matrix, H2Matrix, kernels
 from pipeline.runtime.communicator import run_in_threads
 
-N = 256
+N = 160
 POINTS = np.random.default_rng(0).random((N, 2))
 COVARIANCE, WAVE = kernels.Matern(nu=0.5, length_scale=0.2), kernels.Helmholtz(wavenumber=4.0)
 SKEWED = kernels.Custom(lambda x, y: COVARIANCE(x, y) * (1 + 0.3 * x[..., :, None, 0]))

@@ -1,5 +1,8 @@
 """Random problems: arithmetic, samples, exact solves and Gaussian processes keep their promise, or fail."""
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -13,8 +16,9 @@ Q = 300  # new points
 SEEDS = range(5)
 
 
-def compressed(seed):
-    """Return a random problem with its matrix, exact and compressed; None where it is refused."""
+@functools.cache
+def made(seed):
+    """Return what :func:`compressed` returns, made once for all tests."""
     points, kernel, diagonal, tolerance, generator = random_problem(seed)
     exact = points.astype(np.float64)
     dense = kernel(exact, exact) + np.diag(np.broadcast_to(diagonal, N))
@@ -24,6 +28,12 @@ def compressed(seed):
     except (ConvergenceError, ConfigError):
         return None
     return A, dense, tolerance, rounding, generator
+
+
+def compressed(seed):
+    """Return a random problem with its matrix, exact and compressed; None where it is refused."""
+    problem = made(seed)
+    return problem and (*problem[:-1], copy.deepcopy(problem[-1]))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

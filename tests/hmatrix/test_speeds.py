@@ -15,8 +15,9 @@ from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.runtime.communicator import run_in_threads
 
 COVARIANCE = kernels.Matern(nu=0.5, length_scale=0.2)
-POINTS = np.random.default_rng(0).random((3000, 2))
-B = np.random.default_rng(1).standard_normal(3000)
+N = 2100
+POINTS = np.random.default_rng(0).random((N, 2))
+B = np.random.default_rng(1).standard_normal(N)
 
 
 def on_processes(n_processes, work):
@@ -24,7 +25,7 @@ def on_processes(n_processes, work):
 
     def run(communicator):
         rank, size = communicator.rank, communicator.size
-        own = slice(3000 * rank // size, 3000 * (rank + 1) // size)
+        own = slice(N * rank // size, N * (rank + 1) // size)
         A = DistributedH2Matrix.from_kernel(
             POINTS[own], COVARIANCE, communicator, diagonal=0.1, tolerance=1e-8, leaf_size=16
         )
@@ -36,7 +37,7 @@ def on_processes(n_processes, work):
 @cache
 def system():
     points = torch.from_numpy(POINTS)
-    return COVARIANCE(points, points).numpy() + 0.1 * np.eye(3000)
+    return COVARIANCE(points, points).numpy() + 0.1 * np.eye(N)
 
 
 def residual(parts):
@@ -52,7 +53,7 @@ def test_processes_own_boxes_in_proportion_to_given_speeds(speeds):
         return last - first, F.solve(B[own])
 
     found = on_processes(len(speeds), work)
-    shares = np.array([count for count, _ in found]) / 3000
+    shares = np.array([count for count, _ in found]) / N
     wanted = np.array(speeds) / sum(speeds)
     # Seams are work as well, which the few leaves of a slow process have more of beside their own.
     assert np.abs(shares - wanted).max() <= wanted.min() / 2

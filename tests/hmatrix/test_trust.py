@@ -10,7 +10,7 @@ from pipeline.errors import ConvergenceError
 from pipeline.hmatrix import H2Matrix, kernels
 from pipeline.hmatrix.trust import measure
 
-N = 1400
+N = 1000
 
 
 def gaussian(x, y):

@@ -10,7 +10,7 @@ from pipeline.hmatrix.geometry import trees_of
 from pipeline.hmatrix.parts import Problem
 from pipeline.hmatrix.skeleton import FarSampling
 
-N = 800
+N = 500
 KINDS = {"cholesky": 0, "ldlt": 1, "lu": 2}
 EXPONENTIAL = kernels.Matern(nu=0.5, length_scale=0.2)
 WAVE = kernels.Helmholtz(wavenumber=3.0)
