@@ -23,24 +23,35 @@ def _compile_checkout() -> None:
 
 #: Lines that let a copy measure the machine only for a moment: its tests check what a run makes of its roofs.
 MOMENTARY = {
-    "attained.py": (
+    "precision/attained.py": (
         "SAMPLING = Sampling(n_samples=15, ",
         "SAMPLING = Sampling(n_samples=1, n_at_least=1, n_warm=1, ",
     ),
-    "roofline.py": ("seconds: float = 1.5) -> Roofs:", "seconds: float = 0.1) -> Roofs:"),
+    "precision/roofline.py": ("seconds: float = 1.5) -> Roofs:", "seconds: float = 0.02) -> Roofs:"),
+}
+#: A line that makes figures and does not write them, which takes longer than all the rest of a page.
+UNWRITTEN = {
+    "report/drawing.py": (
+        'FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})',
+        "buffer.write('<svg viewBox=\"0 0 1 1\"></svg>')",
+    )
 }
 
 
-def copy_checkout(folder: Path) -> None:
-    """Copy everything that a study needs to run; Python finds the copy's modules with its `src` in PYTHONPATH."""
+def copy_checkout(folder: Path, *, figures: bool = False) -> None:
+    """Copy everything that a study needs to run; Python finds the copy's modules with its `src` in PYTHONPATH.
+
+    Args:
+        figures: Whether pages have figures; what these look like is tested in tests/report.
+    """
     _compile_checkout()
     for name in ("src", "workflow", "config", "profiles"):
         # With compiled modules, which keep their dates; files that another process is writing have a further suffix.
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*", "*.json.*"))
-    for name, (line, momentary) in MOMENTARY.items():
-        path = folder / "src" / "pipeline" / "precision" / name
+    for name, (line, other) in (MOMENTARY if figures else MOMENTARY | UNWRITTEN).items():
+        path = folder / "src" / "pipeline" / name
         assert line in path.read_text()
-        path.write_text(path.read_text().replace(line, momentary))
+        path.write_text(path.read_text().replace(line, other))
     for name in ("Snakefile", "CMakeLists.txt"):
         shutil.copy(ROOT / name, folder)
     (folder / "cluster").symlink_to("profiles/cluster")

@@ -84,7 +84,10 @@ class Workplace:
         return ["--configfile", study, *([] if "--profile" in arguments else one), "--cores", "2"]
 
     def start(self, *arguments, study="study.yaml", warm=False, **options) -> subprocess.Popen:
-        """Start snakemake on a study."""
+        """Start snakemake on a study; a warm start starts its jobs warm, too."""
+        environment = self.environment()
+        if warm:
+            environment["PATH"] = f"{folder_of_programs()}:{environment['PATH']}"
         command = [
             f"{folder_of_programs()}/python" if warm else sys.executable,
             "-m",
@@ -93,7 +96,7 @@ class Workplace:
             *arguments,
         ]
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment(), text=True,
+            command, cwd=self.folder, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options,
         )  # fmt: skip
 
@@ -137,8 +140,8 @@ def jobs_of(output: str) -> set[str]:
     return jobs
 
 
-def _make_workplace(folder):
-    copy_checkout(folder)
+def _make_workplace(folder, **options):
+    copy_checkout(folder, **options)
     place = Workplace(folder)
     place.write_study(SMALL)
     return place
