@@ -36,8 +36,8 @@ from pipeline.hmatrix.factorization import Factorization
 from pipeline.hmatrix.parts import Team
 from pipeline.hmatrix.skeleton import FarSampling
 from pipeline.hmatrix.swap import summed
-from pipeline.runtime.foretelling import foretell
 from pipeline.runtime.mpi import MpiCommunicator
+from pipeline.runtime.predicted_memory import predict_memory
 
 SHARE = 0.18
 BYTES = Quantity("peak bytes a part / one's", "")
@@ -292,9 +292,9 @@ def process(n: int, repeats: int, tolerance: float, leaf_size: int, folder: str)
         print(json.dumps(best | {"peak_bytes": max(int(peak) for peak in peaks)}))
 
 
-@bench.case("bytes a point, beside what is foretold")
-def foretold(run: Run) -> None:
-    """Bytes of a compressed matrix and at the peak of its factorization: the tables of `runtime/foretelling.py`."""
+@bench.case("bytes a point, beside what is predicted")
+def predicted(run: Run) -> None:
+    """Bytes of a compressed matrix and at the peak of its factorization, the tables of `predicted_memory.py`."""
     n = 2048 if run.quick else 32768
     for dimension in (1, 2, 3):
         points = np.random.default_rng(0).random((n, dimension))
@@ -302,13 +302,13 @@ def foretold(run: Run) -> None:
             kernel = kernels.Matern(nu=0.5, length_scale=0.1)
             A = H2Matrix.from_kernel(points, kernel, diagonal=NUGGET, tolerance=tolerance)
             F = A.factorize(tolerance, parts=1)
-            empty = foretell("file", 0, dimension, tolerance, tolerance, 1)
-            told = foretell("file", n, dimension, tolerance, tolerance, 1)
+            empty = predict_memory("file", 0, dimension, tolerance, tolerance, 1)
+            told = predict_memory("file", n, dimension, tolerance, tolerance, 1)
             run.record(
                 A_POINT,
                 ours=(A.n_bytes + sum(F.steps.peak_bytes.values())) / n,
                 peer=(told.solve_bytes - empty.solve_bytes) / n,
-                peer_name="foretold, with its margin",
+                peer_name="predicted, with its margin",
                 part=f"{dimension}-D, {tolerance:.0e}",
                 goal=Goal.ratio(1),
             )

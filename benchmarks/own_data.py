@@ -24,12 +24,12 @@ from _frame import Benchmark, Goal, Quantity, Run
 from _own_files import write_images, write_mobilenet, write_rows, write_stations
 
 from pipeline.operations.new_points import SOLVE_TOLERANCE
-from pipeline.runtime.foretelling import NodeLimits, foretold_job
+from pipeline.runtime.predicted_memory import NodeLimits, predicted_job
 
 ROOT = Path(__file__).parents[1]
 SECONDS = Quantity("wall time", "s")
 MEMORY = Quantity("memory beside 1,000 rows'", "MB")
-FORETOLD = Quantity("memory", "MB")
+PREDICTED = Quantity("memory", "MB")
 RESIDUAL = Quantity("residual on exact rows", "")
 COMMANDS = Quantity("commands", "")
 REFUSED = Quantity("one clear line", "cases", smaller_is_better=False)
@@ -204,7 +204,7 @@ def scattering(run: Run) -> None:
         n = 20 * 4**refinements
         facts = {"name": "sphere", "n": n, "dimension": 3}
         node = NodeLimits(n_bytes=math.inf, processes=2)
-        foretold = foretold_job("solve", facts, {"task": "scattering"}, 1e-5, node).n_bytes
+        predicted = predicted_job("solve", facts, {"task": "scattering"}, 1e-5, node).n_bytes
         for condition in ("soft", "hard"):
             done = subprocess.run(
                 [sys.executable, "-c", SCATTER, str(refinements), condition],
@@ -212,7 +212,7 @@ def scattering(run: Run) -> None:
             )  # fmt: skip
             peak = int(done.stdout)
             run.record(
-                FORETOLD, ours=peak / 1e3, peer=foretold / 1e6, peer_name="foretold, with its margin",
+                PREDICTED, ours=peak / 1e3, peer=predicted / 1e6, peer_name="predicted, with its margin",
                 goal=Goal.ratio(1.0), part=f"{n} triangles, {condition}",
             )  # fmt: skip
 

@@ -71,7 +71,7 @@ def test_a_looser_one_is_lowered_to_the_same_and_the_diagonal_is_shifted():
     assert found[0].shift == found[1].shift == 15 * with_matrix(2, smallest, nugget=1e-4)[0]
 
 
-def test_nothing_is_foretold_where_even_the_tightest_is_too_loose():
+def test_nothing_is_predicted_where_even_the_tightest_is_too_loose():
     assert with_matrix(2, start(1.0, tightest=0.99), nugget=1e-4) == 2 * [foresight.Start(1.0)]
 
 

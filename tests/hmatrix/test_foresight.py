@@ -31,15 +31,15 @@ def test_a_tolerance_that_would_fail_is_not_tried(few):
     assert "subsets of the points predict" in note
 
 
-def test_growth_from_part_to_part_foretells_what_is_measured(few, monkeypatch):
+def test_growth_from_part_to_part_predicts_what_is_measured(few, monkeypatch):
     monkeypatch.setattr(factor, "allowed_residual", lambda dtype, tolerance: np.inf)
     for nugget in (1e-3, 1e-1):
         A = matrix(nugget)
         F = A.factorize(1e-5)
         assert F.used_tolerance == 1e-5
-        foretold = foresight.foretold_residual(A.form, lambda part: factor._residual_of(part, "auto", 1e-5))
-        # What is foretold too low by more than this would be found only after an attempt in vain.
-        assert foresight._CLOSE < foretold / F.trust.residual < 3
+        predicted = foresight.predicted_residual(A.form, lambda part: factor._residual_of(part, "auto", 1e-5))
+        # What is predicted too low by more than this would be found only after an attempt in vain.
+        assert foresight._CLOSE < predicted / F.trust.residual < 3
 
 
 def test_a_tolerance_that_serves_is_kept(few, monkeypatch):
@@ -52,7 +52,7 @@ def test_a_tolerance_that_serves_is_kept(few, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("foretold", "tolerance", "begins_at"),
+    ("predicted", "tolerance", "begins_at"),
     [
         (np.nan, 1e-6, 1e-6),
         (np.inf, 1e-6, 1e-6),
@@ -61,10 +61,10 @@ def test_a_tolerance_that_serves_is_kept(few, monkeypatch):
         (1e-2, 1e-6, 3e-8),
     ],
 )
-def test_what_is_foretold_never_leads_beyond_the_tightest_tolerance(
-    monkeypatch, foretold, tolerance, begins_at
+def test_what_is_predicted_never_leads_beyond_the_tightest_tolerance(
+    monkeypatch, predicted, tolerance, begins_at
 ):
-    monkeypatch.setattr(foresight, "foretold_residual", lambda A, residual_of: foretold)
+    monkeypatch.setattr(foresight, "predicted_residual", lambda A, residual_of: predicted)
     used, notes = foresight.look_ahead(None, tolerance, 1e-3, None)
     assert used == pytest.approx(begins_at)
     assert bool(notes) == (used != tolerance)

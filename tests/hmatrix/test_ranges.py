@@ -1,4 +1,4 @@
-"""Ranges of boxes: what each part owns of a level, by foretold work and speed."""
+"""Ranges of boxes: what each part owns of a level, by predicted work and speed."""
 
 import numpy as np
 import pytest

@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 
+from pipeline.artifacts.results.work import ProcessWork
 from pipeline.report.content import Heading, Prose, Table
 from pipeline.report.distribution import distribution
 from pipeline.report.metrics import Distribution
@@ -19,7 +20,7 @@ def level(process, level, boxes, flops):
 def process(number):
     return {
         "process": number, "host": f"n{number}", "n_bytes": 10**7, "peak_memory_bytes": 3 * 10**8,
-        "foretold_bytes": 5 * 10**8, "seconds": 4.0, "waiting_seconds": 1.0, "messages": 9, "sent_bytes": 10**6,
+        "predicted_bytes": 5 * 10**8, "seconds": 4.0, "waiting_seconds": 1.0, "messages": 9, "sent_bytes": 10**6,
     }  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def test_a_matrix_of_unknown_processes_has_nothing_to_show():
     assert distribution({"solve": Distribution(processes=[], levels=[])}) == []
 
 
-def test_processes_and_levels_are_rows_and_what_was_foretold_stands_beside_what_was_used():
+def test_processes_and_levels_are_rows_and_what_was_predicted_stands_beside_what_was_used():
     blocks = distribution(FOUND)
     assert blocks[0] == Heading("Work of each process")
     found = tables(FOUND)
@@ -53,6 +54,13 @@ def test_processes_and_levels_are_rows_and_what_was_foretold_stands_beside_what_
     assert rows[0][3:5] == ("300\N{NO-BREAK SPACE}MB", "500\N{NO-BREAK SPACE}MB")
     levels = found["Factorization and solve, by level and process"].rows
     assert [row[:2] for row in levels] == [("4", "0"), ("4", "1"), ("3", "0"), ("3", "1")]
+
+
+def test_a_row_of_an_older_version_is_read():
+    row = process(0)
+    older = {key: value for key, value in row.items() if key != "predicted_bytes"}
+    older["foretold_bytes"] = row["predicted_bytes"]
+    assert ProcessWork.model_validate(older) == ProcessWork.model_validate(row)
 
 
 def test_what_levels_of_a_compression_tell_of_messages_is_said():

@@ -79,7 +79,7 @@ def test_specs_of_fits_stay_as_they_were_before_steps_could_be_chosen():
     assert Fit(max_iterations=3).model_dump() == {"subsample": None, "seed": 0, "max_iterations": 3}
 
 
-def test_a_job_with_less_memory_than_was_foretold_ends_with_one_line(bench, study, capsys, monkeypatch):
+def test_a_job_with_less_memory_than_was_predicted_ends_with_one_line(bench, study, capsys, monkeypatch):
     bench.write_specs(study)
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
     assert matrix(bench, "airports") == [0, 2]

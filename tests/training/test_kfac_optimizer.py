@@ -76,7 +76,7 @@ def test_adaptive_damping_is_judged_around_the_step():
         if optimizer.kfac.wants_verdict:
             with torch.no_grad():
                 optimizer.kfac.judge(float(loss), float(loss_of(model, 0)))
-    # Small steps on one batch do what the quadratic model foretells, twice.
+    # Small steps on one batch do what the quadratic model predicts, twice.
     assert optimizer.kfac.damping == pytest.approx(settings.damping * (19 / 20) ** 10)
     with pytest.raises(ValueError, match=r"judge\(before, after\)"):
         run(model, optimizer, range(10))

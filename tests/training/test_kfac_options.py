@@ -308,7 +308,7 @@ def test_the_predicted_change_is_exact_where_the_loss_is_the_model():
     assert found == pytest.approx(float(expected))
 
 
-def test_damping_shrinks_while_steps_do_what_the_model_foretells():
+def test_damping_shrinks_while_steps_do_what_the_model_predicts():
     model, (x, y) = linear(), points(40)
     kfac = KFAC(model, settings(damping_rule="adaptive", damping=1.0))
     for _ in range(30):

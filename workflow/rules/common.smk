@@ -22,7 +22,7 @@ from pipeline.operations.outline import OUTLINES, outline, studies_beside
 from pipeline.operations.paths import own_files, results_folder
 from pipeline.operations.unfinished import clear_page, leave_page, tell_how_to_get_the_page
 from pipeline.runtime.code_digest import code_digest as digest
-from pipeline.runtime.foretelling import NodeLimits, foretold_job
+from pipeline.runtime.predicted_memory import NodeLimits, predicted_job
 from pipeline.runtime.snakemake_patches import (
     check_versions,
     leave_outputs_marked,
@@ -102,7 +102,7 @@ def of_a_matrix(stage, what):
         facts = json.loads(Path(input.points).read_text(encoding="utf-8"))["facts"]
         spec = STUDY.specs[f"{stage}/{wildcards.matrix}"]
         compress = STUDY.specs[f"compress/{wildcards.matrix}"]["compress"]
-        job = foretold_job(stage, facts, spec, compress["tolerance"], node, form=compress["form"])
+        job = predicted_job(stage, facts, spec, compress["tolerance"], node, form=compress["form"])
         return {
             "nodes": job.nodes,
             "processes": job.processes,

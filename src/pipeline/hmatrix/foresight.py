@@ -37,21 +37,21 @@ def look_ahead(
         residual_of: Factorizes a matrix at this tolerance, and returns the measured relative residual of its solves.
     """
     try:
-        foretold = foretold_residual(A, residual_of)
+        predicted = predicted_residual(A, residual_of)
     except ConvergenceError:  # the error of the whole matrix will name its own points
         return tolerance, ()
-    if not _CLOSE * allowed < foretold < math.inf:  # NaN predicts nothing either
+    if not _CLOSE * allowed < predicted < math.inf:  # NaN predicts nothing either
         return tolerance, ()
-    used = max(tolerance * max(AIMED * allowed / foretold, LARGEST_STEP), min(tolerance, TIGHTEST))
+    used = max(tolerance * max(AIMED * allowed / predicted, LARGEST_STEP), min(tolerance, TIGHTEST))
     note = (
-        f"subsets of the points predict that solves would leave a relative residual of about {foretold:.0e} at "
+        f"subsets of the points predict that solves would leave a relative residual of about {predicted:.0e} at "
         f"tolerance {tolerance:.0e}, so the factorization began at {used:.1e}"
     )
     logger.info(note)
     return used, (note,)
 
 
-def foretold_residual(A: H2Form, residual_of: Callable[[H2Form], float]) -> float:
+def predicted_residual(A: H2Form, residual_of: Callable[[H2Form], float]) -> float:
     """Predict a factorization's residual from its growth between every 64th and every 16th point.
 
     Points are taken along the tree's order, evenly in space. Arguments as `look_ahead` describes them.

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.data.own_mesh import load_usable_mesh
 from pipeline.operations.templates import filled
-from pipeline.runtime.foretelling import NodeLimits, foretold_job
+from pipeline.runtime.predicted_memory import NodeLimits, predicted_job
 
 #: Triangles per wavelength at the longest edge; errors are then about a percent.
 PER_WAVELENGTH = 10.0
@@ -51,4 +51,4 @@ def _bytes(n: int, task: str) -> int:
     facts = {"name": "mesh", "n": n, "dimension": 3}
     spec = {"task": task, "factor": {"tolerance": 1e-2}}
     node = NodeLimits(n_bytes=math.inf, processes=2)
-    return max(foretold_job(stage, facts, spec, TOLERANCE, node).n_bytes for stage in ("compress", "solve"))
+    return max(predicted_job(stage, facts, spec, TOLERANCE, node).n_bytes for stage in ("compress", "solve"))

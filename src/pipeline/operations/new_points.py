@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.operations.column_names import HEIGHTS, LABELS, coordinates_of, without_unit
 from pipeline.operations.templates import filled
 from pipeline.operations.text import size
-from pipeline.runtime.foretelling import foretell
+from pipeline.runtime.predicted_memory import predict_memory
 
 #: Number of rows among which duplicates are searched.
 MOST_COMPARED = 10**6
@@ -48,7 +48,7 @@ def study_of_points(name: str, path: Path) -> str:
     look = _look(table, [*coordinates, *values[:1]], coordinates)
     if on_globe:
         _require_degrees(path, coordinates, look)
-    bytes_needed = foretell(
+    bytes_needed = predict_memory(
         "file", look.n, len(coordinates), TOLERANCE, FACTOR_TOLERANCE, 1,
         on_globe=on_globe, kriging=bool(values), fitted=look.n if values else 0,
     )  # fmt: skip

@@ -49,7 +49,7 @@ def _processes(title: str, rows: Sequence[ProcessWork], beside: str) -> Table:
         [
             (
                 f.count(row.process), row.host, f.n_bytes(row.n_bytes),
-                f.n_bytes(row.peak_memory_bytes), f.n_bytes(row.foretold_bytes),
+                f.n_bytes(row.peak_memory_bytes), f.n_bytes(row.predicted_bytes),
                 f.seconds(row.seconds), f.seconds(row.waiting_seconds), f.count(row.messages),
                 f.n_bytes(row.sent_bytes),
             )

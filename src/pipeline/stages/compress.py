@@ -29,7 +29,12 @@ from pipeline.stages.parts.divided import created, own_rows
 from pipeline.stages.parts.matrices import in_words, own_triangles, save_near_field
 from pipeline.stages.parts.scattering import mesh_of
 from pipeline.stages.parts.spec import read_spec
-from pipeline.stages.parts.work import CompressedMatrix, foretold_of, require_memory, work_of_compression
+from pipeline.stages.parts.work import (
+    CompressedMatrix,
+    predicted_memory_of,
+    require_memory,
+    work_of_compression,
+)
 
 SMALLEST_NUGGET = 1e-3  # in a fit, relative to the values' variance: it bounds the condition number
 
@@ -58,10 +63,10 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
         if spec.task not in ("capacitance", "scattering"):
             few = points.array("points")[: kernels.TRIED]
             kernels.require_usable(spec.kernel, np.array(few, np.float64))
-    foretold = foretold_of(
+    predicted = predicted_memory_of(
         points, spec.compress.tolerance, 1.0, communicator.size, fit=spec.fit, form=spec.compress.form
     )
-    require_memory(foretold.compress_bytes, communicator)
+    require_memory(predicted.compress_bytes, communicator)
     covariance = _everybodys_covariance(spec, points, communicator)
     start = time.perf_counter()
     with boxes(f"compress {name}", shown=first) as progress:
@@ -70,7 +75,7 @@ def _compress(options: Namespace, name: str, communicator: MpiCommunicator) -> N
     operator = matrices["operator"]
     relative_error = operator.error_estimate()
     levels, (blocks, left_out) = operator.level_table(), operator.shown_blocks()
-    work = work_of_compression(matrices.values(), seconds, foretold.compress_bytes, communicator)
+    work = work_of_compression(matrices.values(), seconds, predicted.compress_bytes, communicator)
     numbers = operator.factor if isinstance(operator, DistributedLowRank) else operator.form.near.inner.values
     # The dense alternative has a row per unknown. For boundary elements the compressed matrix is larger: the kernel
     # between their quadrature points.

@@ -24,7 +24,7 @@ from pipeline.stages.parts.scattering import answer as scatter
 from pipeline.stages.parts.solved import Answer, Solved, dense_seconds, exact_residual
 from pipeline.stages.parts.spec import read_spec
 from pipeline.stages.parts.systems import problem_of
-from pipeline.stages.parts.work import foretold_of, require_memory, work_of_factorization
+from pipeline.stages.parts.work import predicted_memory_of, require_memory, work_of_factorization
 
 
 def run(options: Namespace) -> None:
@@ -60,11 +60,11 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
         require_drawable(spec.samples or 1, points.facts_as(PointsFacts).n)
     if spec.task in ("logdet", "sample"):  # the factorization is the answer, not just a preconditioner
         factor_tolerance = min(factor_tolerance, compress.tolerance)
-    foretold = foretold_of(
+    predicted = predicted_memory_of(
         points, compress.tolerance, factor_tolerance, communicator.size,
         kriging=spec.task == "kriging", form=compress.form,
     )  # fmt: skip
-    require_memory(foretold.solve_bytes, communicator)
+    require_memory(predicted.solve_bytes, communicator)
     with watch.part("factorize"), boxes(f"factorize {name}", shown=first) as progress:
         factorization: DistributedFactorization | LowRankFactorization
         if isinstance(problem.preconditioner, DistributedLowRank):
@@ -107,7 +107,7 @@ def _answer(spec: SolveSpec, options: Namespace, name: str, communicator: MpiCom
     residual = exact_residual(solved, problem.right_hand_side)
     dense = dense_seconds(solved, solution[0].numel()) if first and len(solution) else None
     seconds = sum(watch.seconds.values())
-    work = work_of_factorization(factorization, seconds, foretold.solve_bytes, communicator)
+    work = work_of_factorization(factorization, seconds, predicted.solve_bytes, communicator)
     speeds = [row for speed in factorization.speeds for row in speed.rows()]
     return replace(
         answer,

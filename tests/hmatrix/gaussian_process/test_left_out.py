@@ -36,7 +36,7 @@ def test_in_five_dimensions_the_stated_error_is_the_true_one(n, monkeypatch):
     assert np.median(off) < 4 * error + 1e-4
 
 
-def test_a_value_that_alone_decides_on_a_coefficient_is_foretold_by_no_other():
+def test_a_value_that_alone_decides_on_a_coefficient_is_predicted_by_no_other():
     X = np.random.default_rng(0).random((50, 2))
     y = np.random.default_rng(1).standard_normal(50)
     process = GaussianProcess(

@@ -142,7 +142,7 @@ def test_a_tolerance_too_loose_for_the_likelihood_is_tightened(data):
     assert found.value == pytest.approx(dense_value(loose, loose.start), abs=0.1)
 
 
-def test_a_part_of_the_values_foretells_the_tolerance_of_all(data):
+def test_a_part_of_the_values_predicts_the_tolerance_of_all(data):
     likelihood = model(data, *CASES["small nugget"], basis=False)
     part = replace(
         likelihood, **{k: getattr(likelihood, k)[::8] for k in ("points", "values", "basis", "noise")}

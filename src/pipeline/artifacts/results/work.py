@@ -1,6 +1,8 @@
 """Memory, work and messages of each process of a distributed stage: rows of `processes` and `process_levels`."""
 
-from pydantic import BaseModel
+from typing import Any
+
+from pydantic import BaseModel, model_validator
 
 
 class ProcessWork(BaseModel):
@@ -9,7 +11,7 @@ class ProcessWork(BaseModel):
     Attributes:
         n_bytes: Bytes of blocks, bases and factors.
         peak_memory_bytes: Most memory that the process held, including the program itself.
-        foretold_bytes: The same, predicted from the number of points, the tolerance and the dimension.
+        predicted_bytes: The same, predicted from the number of points, the tolerance and the dimension.
         waiting_seconds: Part of these seconds in which the process waited for others.
         messages, sent_bytes: Messages to other processes, and their bytes.
     """
@@ -18,11 +20,19 @@ class ProcessWork(BaseModel):
     host: str
     n_bytes: int
     peak_memory_bytes: int
-    foretold_bytes: int
+    predicted_bytes: int
     seconds: float
     waiting_seconds: float
     messages: int
     sent_bytes: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_its_present_name(cls, row: Any) -> Any:
+        """Read the name that the predicted bytes had before version 0.3."""
+        if isinstance(row, dict) and "foretold_bytes" in row:
+            return row | {"predicted_bytes": row["foretold_bytes"]}
+        return row
 
 
 class LevelWork(BaseModel):

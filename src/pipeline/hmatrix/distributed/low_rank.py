@@ -30,7 +30,7 @@ from pipeline.hmatrix.streams import Purpose, stream
 from pipeline.hmatrix.swap import Array, gather, summed
 from pipeline.hmatrix.vectors import Vectors
 from pipeline.runtime.communicator import Communicator, Counting, counting_of
-from pipeline.runtime.foretelling import MOST_COLUMNS
+from pipeline.runtime.predicted_memory import MOST_COLUMNS
 from pipeline.runtime.together import require_alike, together
 from pipeline.runtime.words import shown
 

@@ -62,10 +62,10 @@ def left_one_out(
     if len(model.gram):
         W = model.solved_basis
         left = diagonal - (W * np.linalg.solve(model.gram, W.T).T).sum(axis=1)
-    foretold = left > _DETERMINED * diagonal
-    variance = np.where(foretold, 1 / np.where(foretold, left, 1.0), np.inf)
-    mean = values - np.where(foretold, model.weights, np.nan) * np.where(foretold, variance, 0.0)
-    error = root_mean_square(group, 0.5 * (relative * diagonal)[foretold] / left[foretold])
+    predicted = left > _DETERMINED * diagonal
+    variance = np.where(predicted, 1 / np.where(predicted, left, 1.0), np.inf)
+    mean = values - np.where(predicted, model.weights, np.nan) * np.where(predicted, variance, 0.0)
+    error = root_mean_square(group, 0.5 * (relative * diagonal)[predicted] / left[predicted])
     if error > UNSURE:
         logger.warning(
             "standard deviations of values left out err by about %.0f %%: each depends on more values than lie near",

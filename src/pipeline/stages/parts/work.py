@@ -16,8 +16,8 @@ from pipeline.config.matrices import Fit
 from pipeline.hmatrix import DistributedH2Matrix
 from pipeline.hmatrix.distributed import DistributedFactorization, DistributedLowRank, LowRankFactorization
 from pipeline.runtime.communicator import Communicator
-from pipeline.runtime.foretelling import Foretold, foretell, n_fitted, require_room
 from pipeline.runtime.mpi import MpiCommunicator
+from pipeline.runtime.predicted_memory import PredictedMemory, n_fitted, predict_memory, require_room
 from pipeline.runtime.provenance import cost
 from pipeline.runtime.together import gather_text, together
 
@@ -40,7 +40,7 @@ class WorkOfProcesses:
         return {"processes": self.processes, "process_levels": self.levels}
 
 
-def foretold_of(
+def predicted_memory_of(
     points: Artifact,
     tolerance: float,
     factor_tolerance: float,
@@ -49,25 +49,25 @@ def foretold_of(
     kriging: bool = False,
     fit: Fit | None = None,
     form: str = "hierarchical",
-) -> Foretold:
+) -> PredictedMemory:
     """Return the bytes predicted for one process of a matrix over these points."""
     facts = points.facts_as(PointsFacts)
-    return foretell(
+    return predict_memory(
         facts.name, facts.n, facts.dimension, tolerance, factor_tolerance, processes,
         on_globe=facts.crs == "lonlat", kriging=kriging, form=form,
         fitted=n_fitted(None if fit is None else fit.model_dump(), facts.n),
     )  # fmt: skip
 
 
-def require_memory(foretold_bytes: int, communicator: MpiCommunicator) -> None:
+def require_memory(predicted_bytes: int, communicator: MpiCommunicator) -> None:
     """Raise on all processes if Slurm gave the job less memory than predicted for a node's processes; collective."""
     processes = communicator.local_size
     with together(communicator):
-        require_room(foretold_bytes, processes, os.environ)
+        require_room(predicted_bytes, processes, os.environ)
 
 
 def work_of_compression(
-    matrices: Iterable[CompressedMatrix], seconds: float, foretold_bytes: int, communicator: Communicator
+    matrices: Iterable[CompressedMatrix], seconds: float, predicted_bytes: int, communicator: Communicator
 ) -> WorkOfProcesses:
     """Return the work of building some matrices, with the levels of the first one; collective."""
     tables = [matrix.statistics() for matrix in matrices]
@@ -80,13 +80,13 @@ def work_of_compression(
         for row in tables[0]["levels"]
     ]
     sums["messages"] = sums.pop("calls")
-    return WorkOfProcesses(_processes(sums, seconds, foretold_bytes, communicator), levels)
+    return WorkOfProcesses(_processes(sums, seconds, predicted_bytes, communicator), levels)
 
 
 def work_of_factorization(
     factorization: DistributedFactorization | LowRankFactorization,
     seconds: float,
-    foretold_bytes: int,
+    predicted_bytes: int,
     communicator: Communicator,
 ) -> WorkOfProcesses:
     """Return the work of a factorization and of the solves with it; collective."""
@@ -100,11 +100,11 @@ def work_of_factorization(
         )
         for name in ("n_bytes", "waiting_seconds", "messages", "sent_bytes")
     }
-    return WorkOfProcesses(_processes(sums, seconds, foretold_bytes, communicator), levels)
+    return WorkOfProcesses(_processes(sums, seconds, predicted_bytes, communicator), levels)
 
 
 def _processes(
-    sums: Mapping[str, Any], seconds: float, foretold_bytes: int, communicator: Communicator
+    sums: Mapping[str, Any], seconds: float, predicted_bytes: int, communicator: Communicator
 ) -> list[ProcessWork]:
     hosts = gather_text(communicator, socket.gethostname())
     own = torch.tensor([[seconds, cost()["peak_memory_bytes"]]], dtype=torch.float64)
@@ -115,7 +115,7 @@ def _processes(
             host=host,
             n_bytes=int(sums["n_bytes"][process]),
             peak_memory_bytes=int(measured[process][1]),
-            foretold_bytes=foretold_bytes,
+            predicted_bytes=predicted_bytes,
             seconds=measured[process][0],
             waiting_seconds=float(sums["waiting_seconds"][process]),
             messages=int(sums["messages"][process]),

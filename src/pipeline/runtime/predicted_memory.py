@@ -66,14 +66,14 @@ class JobResources:
 
 
 @dataclass(frozen=True)
-class Foretold:
+class PredictedMemory:
     """Bytes of one process at its peak, in the stages `compress` and `solve`."""
 
     compress_bytes: int
     solve_bytes: int
 
 
-def foretell(
+def predict_memory(
     name: str,
     n: int,
     dimension: int,
@@ -85,7 +85,7 @@ def foretell(
     kriging: bool = False,
     fitted: int = 0,
     form: str = "hierarchical",
-) -> Foretold:
+) -> PredictedMemory:
     """Return the bytes of one of several processes that share a matrix.
 
     Args:
@@ -100,7 +100,7 @@ def foretell(
     if form == "low_rank":
         columns = math.ceil(MOST_COLUMNS * n)
         own, square = 8.0 * columns * n / processes, 8.0 * columns**2
-        return Foretold(
+        return PredictedMemory(
             compress_bytes=int(_PROGRAM + _MARGIN * _COPIES * own),
             solve_bytes=int(_PROGRAM + _MARGIN * (_COPIES * own + _SQUARES * square)),
         )
@@ -118,7 +118,7 @@ def foretell(
         )
     solved = matrix + factor + (matrix + second if kriging else 0.0)
     share = _MARGIN / processes
-    return Foretold(
+    return PredictedMemory(
         compress_bytes=int(_PROGRAM + max(_BUILD * matrix, _ENDS * searched) * share),
         solve_bytes=int(_PROGRAM + solved * share),
     )
@@ -145,7 +145,7 @@ def require_room(n_bytes: int, processes: int, environment: Mapping[str, str]) -
         )
 
 
-def foretold_job(
+def predicted_job(
     stage: str,
     facts: Mapping[str, Any],
     spec: Mapping[str, Any],
@@ -168,7 +168,7 @@ def foretold_job(
     fitted = n_fitted(spec.get("fit"), size[1])
     processes = 2
     while True:
-        found = foretell(
+        found = predict_memory(
             *size, tolerance, factor, processes, on_globe=on_globe, kriging=kriging, fitted=fitted, form=form
         )
         each = _times(found.compress_bytes, waves) if stage == "compress" else found.solve_bytes
