@@ -102,31 +102,34 @@ class Bench:
         return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
-@pytest.fixture(scope="session", autouse=True)
+_roofs = cache(partial(measure_roofs, seconds=0.02))
+_attained = cache(lambda: measure_attained(_roofs()))
+_commit, _is_dirty = cache(commit), cache(is_dirty)
+
+
+def _attained_below(given):
+    assert given is _roofs()
+    return _attained()
+
+
+@pytest.fixture(scope="module", autouse=True)
 def _quick_roofs():
     """Measure the machine once, for a moment: what stages make of its roofs is tested here, and not what they are."""
-    roofs = cache(partial(measure_roofs, seconds=0.02))
-    with_attained = cache(lambda: measure_attained(roofs()))
-
-    def attained_below(given):
-        assert given is roofs()
-        return with_attained()
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.stages.time_layers.measure_roofs", roofs)
+        patch.setattr("pipeline.stages.time_layers.measure_roofs", _roofs)
         # Memory is measured by some times what the last cache holds: of a server's that is a gigabyte.
         patch.setattr("pipeline.precision.roofline.cache_sizes", lambda: dict(TYPICAL))
         patch.setattr(attained, "SAMPLING", replace(attained.SAMPLING, n_samples=1, n_at_least=1, n_warm=1))
-        patch.setattr("pipeline.stages.time_layers.measure_attained", attained_below)
+        patch.setattr("pipeline.stages.time_layers.measure_attained", _attained_below)
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _git_asked_once():
     """Ask git once: every artefact tells its commit, which three programs are started for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.runtime.provenance.commit", cache(commit))
-        patch.setattr("pipeline.runtime.provenance.is_dirty", cache(is_dirty))
+        patch.setattr("pipeline.runtime.provenance.commit", _commit)
+        patch.setattr("pipeline.runtime.provenance.is_dirty", _is_dirty)
         yield
 
 
