@@ -13,6 +13,11 @@ from pipeline.precision.trace import tensors_of, trace
 GENERATOR = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_for_every_test():
+    GENERATOR.bit_generator.state = np.random.default_rng(0).bit_generator.state
+
+
 def constant(name, *shape, positive=False):
     values = GENERATOR.standard_normal(shape).astype(np.float32)
     return numpy_helper.from_array(np.abs(values) + 0.5 if positive else values, name)
