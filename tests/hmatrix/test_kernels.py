@@ -59,9 +59,9 @@ def test_precision_follows_the_points(name, dtype, points):
 
 
 @pytest.mark.parametrize("name", KERNEL_CASES)
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1), (0, 0)])
-def test_empty_and_single_blocks_have_their_shape(name, shape, points):
-    assert KERNEL_CASES[name](points[: shape[0]], points[: shape[1]]).shape == shape
+def test_empty_and_single_blocks_have_their_shape(name, points):
+    for shape in [(0, 5), (5, 0), (1, 1), (0, 0)]:
+        assert KERNEL_CASES[name](points[: shape[0]], points[: shape[1]]).shape == shape
 
 
 @pytest.mark.parametrize("name", KERNEL_CASES)

@@ -149,30 +149,26 @@ def test_a_softmax_of_large_numbers_does_not_overflow(instruction_set):
 
 @DTYPES
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(
-    ("rows", "inner", "columns"), [(1, 1, 1), (7, 5, 17), (15, 33, 16), (33, 16, 97), (3, 1100, 2)]
-)
-def test_matrices_are_multiplied_where_they_lie(
-    rows, inner, columns, transposed, given, stored, instruction_set, generator
-):
+def test_matrices_are_multiplied_where_they_lie(transposed, given, stored, instruction_set, generator):
     """Two heads of attention side by side in rows of three parts."""
-    heads, parts = 2, 3
-    a = numbers((2, rows, parts, heads, inner), given, generator)
-    shape = (2, columns, heads, inner) if transposed else (2, inner, heads, columns)
-    b = numbers(shape, stored, generator)
-    width = heads * inner
-    strides = (1, width) if transposed else (heads * columns, 1)
-    layer = _native.product(
-        instruction_set, (rows, inner, columns), [width, width + inner], (parts * width, 1),
-        [0, inner if transposed else columns], strides, 0.25, a[0].numel(), b[0].numel(), given, stored,
-        str(b.dtype).removeprefix("torch."),
-    )  # fmt: skip
-    left = a.double()[:, :, 1].transpose(1, 2)
-    right = b.double().permute(0, 2, 3, 1) if transposed else b.double().transpose(1, 2)
-    found = run(layer, a.flatten(1), stored, b.flatten(1))
-    wanted, magnitude = (0.25 * left @ right).flatten(1), (0.25 * left.abs() @ right.abs()).flatten(1)
-    bound = (inner + 2) * 2.0**-24 * magnitude + (UNIT_HALF * wanted.abs() + TINY_HALF if stored else 0.0)
-    assert bool(((found.double() - wanted).abs() <= 1.01 * bound).all())
+    for rows, inner, columns in [(1, 1, 1), (7, 5, 17), (15, 33, 16), (33, 16, 97), (3, 1100, 2)]:
+        heads, parts = 2, 3
+        a = numbers((2, rows, parts, heads, inner), given, generator)
+        shape = (2, columns, heads, inner) if transposed else (2, inner, heads, columns)
+        b = numbers(shape, stored, generator)
+        width = heads * inner
+        strides = (1, width) if transposed else (heads * columns, 1)
+        layer = _native.product(
+            instruction_set, (rows, inner, columns), [width, width + inner], (parts * width, 1),
+            [0, inner if transposed else columns], strides, 0.25, a[0].numel(), b[0].numel(), given, stored,
+            str(b.dtype).removeprefix("torch."),
+        )  # fmt: skip
+        left = a.double()[:, :, 1].transpose(1, 2)
+        right = b.double().permute(0, 2, 3, 1) if transposed else b.double().transpose(1, 2)
+        found = run(layer, a.flatten(1), stored, b.flatten(1))
+        wanted, magnitude = (0.25 * left @ right).flatten(1), (0.25 * left.abs() @ right.abs()).flatten(1)
+        bound = (inner + 2) * 2.0**-24 * magnitude + (UNIT_HALF * wanted.abs() + TINY_HALF if stored else 0.0)
+        assert bool(((found.double() - wanted).abs() <= 1.01 * bound).all())
 
 
 def test_matrices_outside_are_refused(instruction_set):

@@ -26,24 +26,24 @@ def identity(n_inputs, n_outputs, *, half_input=False, half_output=False, residu
     return _native.linear("portable", weight, ones, zeros, relu, half_input, half_output, residual)
 
 
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 97])
 @pytest.mark.parametrize("residual", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-def test_a_sum_is_rounded_once(instruction_set, dtype, residual, n, generator):
-    x = torch.randn(3, n, generator=generator).to(dtype)
-    other = torch.randn(3, n, generator=generator).to(residual)
-    for half_output in (False, True):
-        layer = _native.addition(
-            instruction_set,
-            n,
-            True,
-            dtype == torch.float16,
-            half_output,
-            str(residual).removeprefix("torch."),
-        )
-        y = torch.empty(3, n, dtype=torch.float16 if half_output else torch.float32)
-        assert layer.run(x, y, other) == 0
-        assert torch.equal(y, (x.float() + other.float()).relu().to(y.dtype))
+def test_a_sum_is_rounded_once(instruction_set, dtype, residual, generator):
+    for n in (1, 15, 16, 17, 97):
+        x = torch.randn(3, n, generator=generator).to(dtype)
+        other = torch.randn(3, n, generator=generator).to(residual)
+        for half_output in (False, True):
+            layer = _native.addition(
+                instruction_set,
+                n,
+                True,
+                dtype == torch.float16,
+                half_output,
+                str(residual).removeprefix("torch."),
+            )
+            y = torch.empty(3, n, dtype=torch.float16 if half_output else torch.float32)
+            assert layer.run(x, y, other) == 0
+            assert torch.equal(y, (x.float() + other.float()).relu().to(y.dtype))
 
 
 def test_a_sum_saturates_counts_and_passes_not_a_number_on(instruction_set):

@@ -1,5 +1,7 @@
 """Grouped and depthwise convolutions against float64."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -63,20 +65,19 @@ def check(isa, routine, geometry, dtype, n_channels, n_outputs, groups, generato
             magnitude + residual.double().abs(), weight[0].numel(), half_output=dtype == torch.float16
         )
         error = (y.double() - (exact + residual.double()).relu()).abs()
-        assert error.le(bound).all(), (n_channels, n_outputs, groups, batch)
+        assert error.le(bound).all(), (geometry, n_channels, n_outputs, groups, batch)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_a_depthwise_convolution_is_within_its_bound(instruction_set, dtype, geometry, generator):
-    for n in [2, 3, 15, 16, 17, 33]:
+def test_a_depthwise_convolution_is_within_its_bound(instruction_set, dtype, generator):
+    for geometry, n in itertools.product(GEOMETRIES, [2, 3, 15, 16, 17, 33]):
         check(instruction_set, "depthwise", GEOMETRIES[geometry], dtype, n, n, n, generator)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_a_grouped_convolution_is_within_its_bound(instruction_set, dtype, geometry, generator):
-    for n_channels, n_outputs, groups in [(4, 6, 2), (3, 3, 3), (51, 99, 3), (32, 40, 2)]:
+def test_a_grouped_convolution_is_within_its_bound(instruction_set, dtype, generator):
+    sizes = [(4, 6, 2), (3, 3, 3), (51, 99, 3), (32, 40, 2)]
+    for geometry, (n_channels, n_outputs, groups) in itertools.product(GEOMETRIES, sizes):
         check(
             instruction_set, "direct", GEOMETRIES[geometry], dtype, n_channels, n_outputs, groups, generator
         )

@@ -49,9 +49,9 @@ def parts(n_heads, n_kv, flat):
     return nodes, constants
 
 
-@pytest.mark.parametrize("opset", [23, 24])
+# Operator sets differ in what they allow, and are read alike whatever the heads are.
 @pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize(("n_heads", "n_kv"), [(3, 3), (4, 2)])
+@pytest.mark.parametrize(("n_heads", "n_kv", "opset"), [(3, 3, 23), (4, 2, 24)])
 @pytest.mark.parametrize("mask", [None, MASK, np.where(MASK, 0.5, -1.5).astype(np.float32)])
 @pytest.mark.parametrize("is_causal", [0, 1])
 def test_attention_is_that_of_the_reference(tmp_path, generator, opset, flat, n_heads, n_kv, mask, is_causal):

@@ -372,20 +372,20 @@ def test_scores_in_short_numbers_tell_their_weight():
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("n_classes", [3, 5, 10, 100])
-@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
-def test_half_precision_does_not_hide_smoothed_labels(spread, n_classes, dtype, native):
+def test_half_precision_does_not_hide_smoothed_labels(n_classes, dtype, native):
     n, rng = 64, torch.Generator().manual_seed(0)
-    scores = spread * torch.randn(n, n_classes, generator=rng)
-    y = torch.randint(n_classes, (n,), generator=rng)
-    for smoothing in (0.0, 0.1, 0.3):
-        found = scores.to(dtype).requires_grad_()
-        loss = functional.cross_entropy(found if native else found.float(), y, label_smoothing=smoothing)
-        (gradient,) = torch.autograd.grad(loss, found)
-        terms = learn_terms(found.detach(), gradient)
-        if smoothing and n_classes < 5:  # too few classes to tell
-            assert terms is None
-        else:
-            assert terms.weight == pytest.approx(1 / n, rel=0.02)
+    for spread in (0.1, 1.0, 4.0):
+        scores = spread * torch.randn(n, n_classes, generator=rng)
+        y = torch.randint(n_classes, (n,), generator=rng)
+        for smoothing in (0.0, 0.1, 0.3):
+            found = scores.to(dtype).requires_grad_()
+            loss = functional.cross_entropy(found if native else found.float(), y, label_smoothing=smoothing)
+            (gradient,) = torch.autograd.grad(loss, found)
+            terms = learn_terms(found.detach(), gradient)
+            if smoothing and n_classes < 5:  # too few classes to tell
+                assert terms is None
+            else:
+                assert terms.weight == pytest.approx(1 / n, rel=0.02)
 
 
 @UNKNOWN
