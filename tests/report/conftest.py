@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from functools import cache
 
 import numpy as np
 import pytest
@@ -177,6 +178,7 @@ def _reason(bound: str, speedup: float, routine: str, flops: float, n_bytes: flo
 def _blocks(depth: int, n: int) -> list[list[int]]:
     """Blocks of a plane's quadtree in Morton order with strong admissibility: distance of boxes above one."""
 
+    @cache
     def place(code: int) -> tuple[int, int]:
         return sum(((code >> 2 * k) & 1) << k for k in range(16)), sum(
             ((code >> 2 * k + 1) & 1) << k for k in range(16)
