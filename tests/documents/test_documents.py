@@ -11,6 +11,7 @@ from textwrap import dedent
 
 import pytest
 import yaml
+from typical_roofs import take_typical_roofs
 
 from pipeline.config.loading import load_study
 
@@ -34,6 +35,7 @@ def _name(page: Path) -> str:
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=_name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
+    take_typical_roofs(monkeypatch)
     caplog.set_level(logging.WARNING, "pipeline")
     names = {"__name__": "page"}
     for line, block in _blocks(page, "python"):
