@@ -17,6 +17,10 @@ STAMP := .venv/.installed
 VALIDATOR := build/validator
 NATIVE_TESTS := $(addprefix tests/precision/test_,brain.py chains.py conversions.py graphs.py grouped.py routines.py sizes.py winograd.py)
 INSTALL := $(BIN)/pip install --editable '.[dev,workflow,cluster]'
+# The packages of more extras, without the project itself: to install that once more would compile it once more.
+EXTRAS = import sys, tomllib; known = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+	print(*(package for extra in sys.argv[1:] for package in known[extra]), sep="\n")
+install_extras = $(BIN)/python -c '$(EXTRAS)' $(1) | $(BIN)/pip install --quiet --requirement /dev/stdin
 NATIVE := CMakeLists.txt $(wildcard src/pipeline/*/native/*)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -131,7 +135,7 @@ docs: .venv/.docs
 	@echo "the documents: build/site/index.html"
 
 .venv/.docs: $(STAMP)
-	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster,docs]'
+	$(call install_extras,docs)
 	@touch $@
 
 bench: $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
@@ -142,7 +146,7 @@ bench-%: benchmarks/%.py $(STAMP)
 # The peers that they race; they run without them too, and say in their tables that they are missing.
 bench-precision bench-pretrained bench-gaussian_process: .venv/.bench
 .venv/.bench: $(STAMP)
-	$(BIN)/pip install --quiet --editable '.[dev,workflow,cluster,bench,vision]'
+	$(call install_extras,bench vision)
 	@touch $@
 
 clean:
