@@ -5,7 +5,7 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.hmatrix import H2Matrix, kernels
 
-N = 1500
+N = 1050
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ CASES = {
     "two bases": (2, NotKnownAsSymmetric(nu=0.5, length_scale=0.3), {}),
     "two length scales": (2, kernels.Matern(nu=1.5, length_scale=(0.1, 0.5)), {"tolerance": 1e-8}),
 }
-N = 450
+N = 300
 
 
 def saved(folder, points, kernel, n_processes, **options):
