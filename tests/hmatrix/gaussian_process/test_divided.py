@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.hmatrix import GaussianProcess, kernels
 from pipeline.runtime.communicator import Serial, run_in_threads
 
-N, NEW = 401, 207
+N, NEW = 601, 307
 KERNEL = kernels.Matern(nu=1.5, length_scale=0.2)
 
 
