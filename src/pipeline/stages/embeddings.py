@@ -30,7 +30,7 @@ def run(options: Namespace) -> None:
             name="embeddings",
             n=len(features),
             dimension=features.shape[1],
-            softmax_accuracy=facts.accuracy and facts.accuracy.fp16,
+            softmax_accuracy=facts.accuracy.fp16 if facts.accuracy else None,
             description=f"features of the half-precision network of {facts.run}",
         )
     print(f"embeddings: {len(features)} in {features.shape[1]} dimensions")

@@ -162,17 +162,16 @@ def _tested(network: HalfNetwork, before: Tensor, samples: _Samples) -> PlanTest
     n_before = network.n_saturated
     after = network(samples.test_inputs)
     n_saturated = network.n_saturated - n_before
-    found = None
-    if samples.test_labels is not None:
-        found = compare_predictions(before, after, samples.test_labels)
+    labels = samples.test_labels
+    found = compare_predictions(before, after, labels) if labels is not None else None
     return PlanTest(
         errors=[
             LayerErrorRow.model_validate(error, from_attributes=True)
             for error in network.layer_errors(samples.test_inputs[:ERROR_SAMPLES])
         ],
         n_saturated=n_saturated,
-        accuracy=found and Accuracy.model_validate(found.summary()),
-        predictions=found and Answers.model_validate(found, from_attributes=True),
+        accuracy=Accuracy.model_validate(found.summary()) if found else None,
+        predictions=Answers.model_validate(found, from_attributes=True) if found else None,
     )
 
 

@@ -1,11 +1,12 @@
 """The numbers and arrays of a study's page, collected from its artefacts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from pipeline.artifacts.overlap import Span, ran_alone
 from pipeline.artifacts.results.critical_batch import CriticalBatchFacts
@@ -28,12 +29,14 @@ from pipeline.artifacts.results.solution import SolutionFacts
 from pipeline.artifacts.results.tuning import TuningFacts
 from pipeline.artifacts.results.work import LevelWork, ProcessWork
 from pipeline.artifacts.store import Artifact
-from pipeline.config.report import ReportSpec
+from pipeline.config.report import ReportSpec, Roles
 from pipeline.data.own_points import System
 from pipeline.report import metrics as page
 from pipeline.report.runs import SECOND_ORDER
 
 Networks = Iterable[tuple[Artifact, NetworkFacts]]
+#: Whether the job of an artefact had its machine to itself; None where that is not known.
+Alone = Callable[[Artifact], bool | None]
 
 # Arrays of a solution that the page draws: held-out places and the map, or the far field of a wave.
 MAP_ARRAYS = (
@@ -59,6 +62,7 @@ def collect(
     points, timings = dict(found.get("points", [])), dict(found.get("timings", []))
     tunings = {name: artifact.facts_as(TuningFacts) for name, artifact in found.get("tuning", [])}
     spans = [span for kind in found.values() for _, artifact in kind if (span := _span(artifact)) is not None]
+    alone = partial(_alone, spans)
     trained = {facts.run for _, facts in networks}
     metrics = page.Metrics(
         missing=list(missing),
@@ -66,35 +70,28 @@ def collect(
             name=spec.study,
             description=spec.description,
             seeds=list(dict.fromkeys(chain.from_iterable(spec.seeds.values()))) if networks else [],
-            dataset=dataset and page.Dataset(**dataset.model_dump(include=set(page.Dataset.model_fields))),
-            model=page.ModelMetrics(
-                name=networks[0][0].spec_as(_Trained).model.name, n_parameters=networks[0][1].n_parameters
-            )
-            if networks
-            else None,
+            dataset=page.Dataset.model_validate(dataset, from_attributes=True) if dataset else None,
+            model=_model(*networks[0]) if networks else None,
         ),
         training={
-            name: _run(name, label, networks, dataset.train_samples, tunings.get(name), spans)
+            name: _run(name, label, networks, dataset.train_samples, tunings.get(name), alone)
             for name, label in spec.runs.items()
             if dataset is not None and name in trained
         },
-        claims_of=spec.claims
-        and page.RoleMetrics(
-            **{role: run for role, run in spec.claims.model_dump().items() if run in trained}
-        ),
+        claims_of=_roles(spec.claims, trained) if spec.claims else None,
         sweeps={method: [run for run in runs if run in trained] for method, runs in spec.sweeps.items()},
         predictions=next(
-            (dict(a.facts_as(CriticalBatchFacts).methods) for _, a in found.get("critical_batch", [])), {}
+            (a.facts_as(CriticalBatchFacts).methods for _, a in found.get("critical_batch", [])), {}
         ),
         precision={
-            name: _converted(network, timings.get(name), spans)
+            name: _converted(network, timings.get(name), alone)
             for name, network in found.get("half_network", [])
         },
         matrices={
-            name: _matrix(points[name], operator, solutions.get(name), spans)
+            name: _matrix(points[name], operator, solutions.get(name), alone)
             for name, operator in operators.items()
         },
-        scaling=next((_scaling(scaling, spans) for _, scaling in found.get("scaling", [])), None),
+        scaling=next((_scaling(scaling, alone) for _, scaling in found.get("scaling", [])), None),
         rules=rules,
         provenance=origin,
         history=history,
@@ -113,10 +110,17 @@ def collect(
     return metrics, arrays
 
 
-def _scaling(scaling: Artifact, spans: list[Span]) -> page.ScalingMetrics:
+def _span(artifact: Artifact) -> Span | None:
+    return Span.of(artifact.provenance)
+
+
+def _alone(spans: list[Span], artifact: Artifact) -> bool | None:
+    return ran_alone(_span(artifact), spans)
+
+
+def _scaling(scaling: Artifact, alone: Alone) -> page.ScalingMetrics:
     facts = scaling.facts_as(ScalingFacts)
-    alone = ran_alone(_span(scaling), spans)
-    return page.ScalingMetrics(**facts.model_dump(), rows=scaling.rows_as("rows", ScalingRow), alone=alone)
+    return page.ScalingMetrics(**dict(facts), rows=scaling.rows_as("rows", ScalingRow), alone=alone(scaling))
 
 
 class _Named(BaseModel):
@@ -145,7 +149,7 @@ class _Recipe(BaseModel):
 class _Trained(BaseModel):
     """The part of a trained network's spec that the page shows, so that the page needs no code that trains."""
 
-    run: _Recipe
+    run: dict[str, JsonValue]
     model: _Named
 
 
@@ -157,8 +161,19 @@ class _Task(BaseModel):
     task: str
 
 
-def _span(artifact: Artifact) -> Span | None:
-    return Span.of(artifact.provenance)
+def _model(network: Artifact, facts: NetworkFacts) -> page.ModelMetrics:
+    return page.ModelMetrics(name=network.spec_as(_Trained).model.name, n_parameters=facts.n_parameters)
+
+
+def _roles(claims: Roles, trained: Collection[str]) -> page.RoleMetrics:
+    """The roles of those runs that were trained."""
+    reference, large_batch, second_order, smoothed = (
+        run if run in trained else None
+        for run in (claims.reference, claims.large_batch, claims.second_order, claims.smoothed)
+    )
+    return page.RoleMetrics(
+        reference=reference, large_batch=large_batch, second_order=second_order, smoothed=smoothed
+    )
 
 
 def _run(
@@ -167,10 +182,11 @@ def _run(
     networks: Networks,
     train_samples: int,
     tuning: TuningFacts | None,
-    spans: list[Span],
+    alone: Alone,
 ) -> page.RunMetrics:
     mine = [(network, facts) for network, facts in networks if facts.run == name]
-    recipe = mine[0][0].spec_as(_Trained).run
+    options = mine[0][0].spec_as(_Trained).run
+    recipe = _Recipe.model_validate(options)
     return page.RunMetrics(
         label=label,
         optimizer=recipe.optimizer.name,
@@ -179,33 +195,38 @@ def _run(
         epochs=recipe.epochs,
         smoothing=[smoothing.in_words() for smoothing in recipe.smoothing],
         processes=mine[0][1].processes,
-        options=mine[0][0].manifest["spec"]["run"],
+        options=options,
         tuning=tuning,
-        seeds={str(facts.seed): _seed(recipe, network, facts, spans) for network, facts in mine},
+        seeds={str(facts.seed): _seed(recipe, network, facts, alone(network)) for network, facts in mine},
     )
 
 
-def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, spans: list[Span]) -> page.SeedResult:
+def _seed(recipe: _Recipe, network: Artifact, facts: NetworkFacts, alone: bool | None) -> page.SeedResult:
     if facts.failure:
         # The epochs before it diverged are no result to compare others with.
-        return page.SeedResult(diverged=facts.failure, alone=ran_alone(_span(network), spans))
+        return page.SeedResult(diverged=facts.failure, alone=alone)
     return page.SeedResult(
         history=network.rows_as("history", EpochRow),
-        **{part: facts.scores.get(part) for part in ("test", "validation", "train")},
+        test=facts.scores.get("test"),
+        validation=facts.scores.get("validation"),
+        train=facts.scores.get("train"),
         sharpness=facts.sharpness,
         seconds=facts.seconds,
         steps=facts.steps,
         layers=network.values_as("layers", FactorFigures) if recipe.optimizer.name in SECOND_ORDER else {},
-        alone=ran_alone(_span(network), spans),
+        alone=alone,
     )
 
 
-def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -> page.Converted:
+def _converted(converted: Artifact, timed: Artifact | None, alone: Alone) -> page.Converted:
     """One converted network, with the times of its layers if they were taken."""
     facts = converted.facts_as(HalfNetworkFacts)
     found = page.Converted(
-        **facts.model_dump(include={"seed", "budget_points", "file_bytes", "generated_inputs"}),
+        seed=facts.seed,
+        budget_points=facts.budget_points,
+        file_bytes=facts.file_bytes,
         layers=converted.rows_as("layers", LayerRow),
+        generated_inputs=facts.generated_inputs,
     )
     if timed is None:
         return found
@@ -214,35 +235,40 @@ def _converted(converted: Artifact, timed: Artifact | None, spans: list[Span]) -
     on_device = timed.keeps("device_timings.json")
     # Samples that count although they were disturbed show work that no manifest tells of.
     disturbed = any(row.n_disturbed for row in rows)
-    times = {
-        "plans": {
+    return page.Converted(
+        **found.model_dump(exclude_unset=True),
+        plans={
             batch: page.TimedPlan(**dict(tested), verification=verification[batch])
             for batch, tested in timed.values_as("tests", PlanTest).items()
         },
-        "mode": shown,
-        "timings": [row for row in rows if row.mode == shown],
-        "other_timings": [row for row in rows if row.mode != shown],
-        "candidates": timed.rows_as("candidates", CandidateRow),
-        "device_timings": timed.rows_as("device_timings", DeviceRow) if on_device else [],
-        "roofs": timed.json_as("roofs", RoofRow),
-        "alone": False if disturbed else ran_alone(_span(timed), spans),
-    }
-    return found.model_copy(update=times)
+        mode=shown,
+        timings=[row for row in rows if row.mode == shown],
+        other_timings=[row for row in rows if row.mode != shown],
+        candidates=timed.rows_as("candidates", CandidateRow),
+        device_timings=timed.rows_as("device_timings", DeviceRow) if on_device else [],
+        roofs=timed.json_as("roofs", RoofRow),
+        alone=False if disturbed else alone(timed),
+    )
 
 
 def _matrix(
-    points: Artifact, operator: Artifact, solution: Artifact | None, spans: list[Span]
+    points: Artifact, operator: Artifact, solution: Artifact | None, alone: Alone
 ) -> page.MatrixMetrics:
     where, compressed = points.facts_as(PointsFacts), operator.facts_as(OperatorFacts)
     solved = solution.facts_as(SolutionFacts) if solution is not None else None
+    stages = {"compress": operator} | ({"solve": solution} if solution is not None else {})
     return page.MatrixMetrics(
-        **compressed.model_dump(include={"kernel", "nugget", "nugget_at_bound", "fit", "compress"}),
-        **where.model_dump(include={"n", "dimension"}),
-        on_globe=System.of(where.crs).to_degrees is not None or where.crs == "lonlat",
+        kernel=compressed.kernel,
+        nugget=compressed.nugget,
+        nugget_at_bound=compressed.nugget_at_bound,
+        fit=compressed.fit,
+        n=where.n,
+        dimension=where.dimension,
         points=where.name,
         task=operator.spec_as(_Task).task,
-        solve=solved and solved.solve,
-        result=solved and solved.result,
+        compress=compressed.compress,
+        solve=solved.solve if solved else None,
+        result=solved.result if solved else None,
         structure=page.StructureMetrics(
             n=compressed.compress.n_rows, blocks=operator.array("blocks").tolist()
         ),
@@ -251,10 +277,9 @@ def _matrix(
                 processes=artifact.rows_as("processes", ProcessWork),
                 levels=artifact.rows_as("process_levels", LevelWork),
             )
-            for stage, artifact in (("compress", operator), ("solve", solution))
-            if artifact is not None
-            and (artifact.keeps("process_levels.json") or artifact.keeps("process_levels.csv"))
+            for stage, artifact in stages.items()
+            if artifact.keeps("process_levels.json") or artifact.keeps("process_levels.csv")
         },
-        alone=ran_alone(_span(operator), spans) is not False
-        and ran_alone(_span(solution or operator), spans),
+        alone=alone(operator) is not False and alone(solution or operator),
+        on_globe=System.of(where.crs).to_degrees is not None or where.crs == "lonlat",
     )
