@@ -17,6 +17,7 @@ from pipeline.hmatrix.parts import Team
 from pipeline.hmatrix.ranges import Boxes
 from pipeline.runtime import communicator
 from pipeline.runtime.communicator import run_in_threads
+from pipeline.runtime.turns import Turns
 
 OWN = 1500  # points of a process
 
@@ -27,7 +28,7 @@ def points_of(comm, n=OWN):
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-class Turns(communicator._Turns):
+class Measured(Turns):
     """Turns of threads that run one at a time, and the most bytes of arrays that each held at one time."""
 
     def __init__(self, size):
@@ -52,7 +53,7 @@ def bytes_a_process(n_processes, monkeypatch):
     made = []
 
     def turns(size):
-        made.append(Turns(size))
+        made.append(Measured(size))
         return made[-1]
 
     def run(comm):
@@ -66,7 +67,7 @@ def bytes_a_process(n_processes, monkeypatch):
     tracemalloc.start()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(communicator, "_Turns", turns)
+            patch.setattr(communicator, "Turns", turns)
             parts = run_in_threads(n_processes, run)
     finally:
         tracemalloc.stop()
