@@ -211,9 +211,8 @@ def test_parameters_that_are_unfrozen_or_given_a_shape_later_are_refused_by_name
 
 def test_a_step_of_zeros_without_a_pass_leaves_no_trace():
     """As `torch.distributed.checkpoint` takes one to fill the state of an optimizer."""
-    from torch.distributed.checkpoint.state_dict import (
-        get_optimizer_state_dict,
-    )  # takes a second, which every process of the tests would spend
+    # Its import takes a second, which every process of the tests would spend.
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     settings = replace(ALL, factor_interval=5, inverse_interval=5, factor_decay=0.9)
     found = []

@@ -101,9 +101,8 @@ def test_all_jobs_that_outlive_a_killed_main_process_are_named_and_what_they_lea
     survivors = processes_in(workplace.folder)
     try:
         for pid in survivors:
-            with suppress(
-                ProcessLookupError
-            ):  # what starts for a killed process ends with it, a moment later
+            # What starts for a killed process ends with it, a moment later.
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
         error = error_of(workplace.snakemake("--until", "train", code=2))
     finally:
