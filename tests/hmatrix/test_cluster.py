@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -97,3 +99,15 @@ def test_halves_that_go_to_several_threads_are_ordered_as_one_thread_orders_them
     alone = _native.bisect(points, 9)
     for n_threads in (2, 3, 8):
         np.testing.assert_array_equal(_native.bisect(points, 9, n_threads), alone)
+
+
+def test_a_tree_travels_without_its_native_view_and_ends_at_root_and_leaves():
+    tree = tree_of(np.random.default_rng(5).random((100, 2)))
+    assert tree.native is tree.native
+    again = pickle.loads(pickle.dumps(tree))
+    assert "native" not in vars(again)
+    np.testing.assert_array_equal(again.points, tree.points)
+    assert tree.parent[0] == -1
+    assert (tree.first_child[np.array(tree.level(tree.n_levels - 1))] == -1).all()
+    assert n_halvings(16, 16) == 0
+    assert n_halvings(17, 16) == 1

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,24 @@ def test_kernels_without_a_closed_form_have_no_program():
     assert program(kernels.Matern(nu=0.7), 2) == []
     assert program(kernels.Matern() + kernels.Matern(nu=0.7), 2) == []
     assert program(2.0 * kernels.Helmholtz(), 3) == []
+
+
+@pytest.mark.parametrize("n_boxes", [1, 85])
+def test_the_budgets_of_all_boxes_on_both_sides_add_up_to_the_error_that_is_allowed(n_boxes):
+    budget = FarSampling.for_tolerance(1e-3, 20.0, n_boxes).budget
+    assert 2 * n_boxes * budget == pytest.approx((1e-3 * 20.0) ** 2)
+
+
+def test_a_basis_counts_its_bytes_and_travels_without_its_native_view():
+    _, _, basis = basis_of(1e-4)
+    assert basis.native is basis.native
+    again = pickle.loads(pickle.dumps(basis))
+    assert "native" not in vars(again)
+    for name in ("rank", "skeletons", "order", "values"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(basis, name))
+    # int32 ranks, skeletons and orders, and float64 values.
+    numbers = [basis.rank, basis.skeletons, basis.order]
+    assert basis.n_bytes == 4 * sum(map(len, numbers)) + 8 * len(basis.values)
+    nothing = basis.none()
+    assert (len(nothing.rank), len(nothing.values), nothing.n_bytes) == (0, 0, 0)
+    assert nothing.values.dtype == basis.values.dtype
