@@ -38,3 +38,11 @@ def test_what_is_no_provenance_is_refused_with_the_manifests_path(manifest, cont
         ArtifactError, match=r"manifest\.json: provenance: .*delete the manifest and run snakemake"
     ):
         _ = Artifact.open(manifest).provenance
+
+
+def test_a_manifest_without_provenance_is_refused_alike(manifest):
+    content = json.loads(manifest.read_text())
+    del content["provenance"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ArtifactError, match=r"manifest\.json: provenance: "):
+        _ = Artifact.open(manifest).provenance

@@ -211,9 +211,8 @@ class Artifact:
     @property
     def provenance(self) -> Provenance:
         """Who made the artefact, and of what; raises as `facts_as` does."""
-        return _checked(
-            Provenance, self.manifest["provenance"], f"{self.folder / 'manifest.json'}: provenance"
-        )
+        where = f"{self.folder / 'manifest.json'}: provenance"
+        return _checked(Provenance, self.manifest.get("provenance"), where)
 
     @property
     def facts(self) -> Mapping[str, Any]:
