@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.hmatrix import _native
-from pipeline.hmatrix.cluster import build_tree, n_halvings, whole_levels
+from pipeline.hmatrix.cluster import build_tree, leaf_bounds, n_halvings, whole_levels
 
 
 def tree_of(points, leaf_size=16, halvings_per_level=2):
@@ -57,6 +57,7 @@ def test_children_tile_their_parent_and_boxes_bound_their_points():
         points = tree.points[tree.start[box] : tree.stop[box]]
         np.testing.assert_array_equal(tree.lower[box], points.min(axis=0))
         np.testing.assert_array_equal(tree.upper[box], points.max(axis=0))
+        assert tree.diameters[box] == pytest.approx(np.linalg.norm(np.ptp(points, axis=0)))
 
 
 def test_the_tree_does_not_depend_on_how_equal_points_are_given():
@@ -111,3 +112,18 @@ def test_a_tree_travels_without_its_native_view_and_ends_at_root_and_leaves():
     assert (tree.first_child[np.array(tree.level(tree.n_levels - 1))] == -1).all()
     assert n_halvings(16, 16) == 0
     assert n_halvings(17, 16) == 1
+
+
+def test_leaves_near_the_wanted_size_are_not_halved():
+    assert whole_levels(70, 64, 1) == 0
+    assert whole_levels(100, 64, 1) == 1
+
+
+def test_bounds_of_leaves_do_not_depend_on_the_number_that_places_are_counted_from():
+    points = np.random.default_rng(6).random((10, 2))
+    start, stop = np.array([0, 4, 4]), np.array([4, 4, 10])
+    for first in (0, 7):
+        bounds = leaf_bounds(points, start + first, stop + first)
+        np.testing.assert_array_equal(bounds.lower[[0, 2]], [points[:4].min(axis=0), points[4:].min(axis=0)])
+        np.testing.assert_array_equal(bounds.upper[[0, 2]], [points[:4].max(axis=0), points[4:].max(axis=0)])
+        assert (bounds.lower[1] > bounds.upper[1]).all()
