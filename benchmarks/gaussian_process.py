@@ -1,7 +1,7 @@
 """Gaussian processes beside gpboost, higp, scikit-learn and gpytorch: nats, seconds and errors, one thread, in one run.
 
 The model: Matern 3/2 of length .1 and variance 1 on uniform points of the unit square, nugget 1e-2; values are drawn.
-The exact likelihood is dense up to 8,192 points, and beyond that ours at tolerance 1e-9. Peers come from PyPI
+The exact likelihood is dense up to 8,192 points, and beyond that ours at tolerance 1e-9. Peers come from packages
 (`pip install '.[bench]'`); where one is missing, its columns say so. gpboost computes Vecchia's approximation with a
 given number of neighbors, higp multiplies with its H2 matrix at tolerance 1e-6, gpytorch takes its default for large n
 (conjugate gradients and Lanczos quadrature). Peers that take minutes are called once. Each case has a process of its

@@ -1,6 +1,6 @@
 """Pretrained networks in half precision beside OpenVINO's bfloat16 and onnxruntime's float32, one core.
 
-The networks come from wheels on PyPI. Two figures judge their answers: how often the best class is that of float64, on
+Networks come from installed packages. Two figures judge their answers: how often the best class is that of float64, on
 1,000 crops of photographs in packages and on 1,000 others, and the relative error of their outputs. The classifier of
 turned text has labels, since its lines are rendered here. Routines are chosen by measured time with an error of at most
 .6 of OpenVINO's bfloat16. Networks with classes have two more plans, "close" with an error of at most 8e-3, and

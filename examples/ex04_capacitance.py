@@ -1,4 +1,4 @@
-"""Compute the capacitance of the unit cube on finer and finer meshes, and extrapolate to the true value."""
+"""Compute the capacitance of the unit cube on finer and finer meshes, and compare it with the known value."""
 
 import matplotlib.pyplot as plt
 import torch

@@ -1,4 +1,4 @@
-"""A name means one thing in the whole house."""
+"""A name means one thing in the whole package."""
 
 import ast
 from collections import defaultdict

@@ -51,7 +51,7 @@ def test_a_single_channel_is_gray(tmp_path):
         ({"train_labels": np.zeros(4, int)}, r"wanted whole numbers of shape \(5,\), one for each image"),
         ({"train_labels": np.zeros(5)}, "train_labels holds float64"),
         ({"test_labels": np.array([0, -1])}, "test_labels, row 2: wanted a class from 0, found -1"),
-        ({"classes": np.array(["a", "b"])}, "labels go up to 2, but there are 2 classes"),
+        ({"classes": np.array(["a", "b"])}, "labels reach 2, but only 2 classes are named"),
         (
             {"train_labels": np.arange(5) % 2, "test_labels": np.full(2, 2)},
             "test_labels: class 2 has images to test on, and none to train on",

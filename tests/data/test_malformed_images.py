@@ -70,7 +70,7 @@ ARRAYS = [
     ({"test_labels": np.array([0, -1])}, "test_labels, row 2: wanted a class from 0, found -1"),
     ({"test_labels": np.array([0, 10**12])}, "test_labels, row 2: wanted a class below 1,000,000"),
     ({"train_labels": np.zeros(5, int), "test_labels": np.zeros(2, int)}, "there is 1 class;"),
-    ({"classes": np.array(["a", "b"])}, "classes: labels go up to 2, but there are 2 classes"),
+    ({"classes": np.array(["a", "b"])}, "classes: labels reach 2, but only 2 classes are named"),
     ({"classes": np.array(["a", "b", "b"])}, "classes: the name 'b' occurs twice"),
     ({"classes": np.arange(3)}, "classes holds int64"),
 ]  # fmt: skip

@@ -256,7 +256,7 @@ def folder(path):
 
 def dead_link(path):
     path.symlink_to("gone")
-    return "is a link to gone, which is not there; mend the link"
+    return "is a link to gone, which is not there; correct the link"
 
 
 def pipe(path):
@@ -275,7 +275,9 @@ def test_what_is_no_file_is_one_line_that_says_so(tmp_path, ending, make):
 def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("x\n1\n")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
-    with pytest.raises(ConfigError, match=r"a\.csv: may not be read; mend its permissions"):
+    with pytest.raises(
+        ConfigError, match=r"a\.csv: cannot be read .permission denied.; correct its permissions"
+    ):
         open_table(tmp_path / "a.csv")
 
 

@@ -112,7 +112,7 @@ def test_a_singular_kernel_that_is_not_zero_between_equal_points_is_refused():
 
 def test_a_rectangular_solve_is_refused_by_its_own_name():
     points = np.random.default_rng(0).random((100, 2))
-    with pytest.raises(ValueError, match="solve wants a square matrix"):
+    with pytest.raises(ValueError, match="solve needs a square matrix"):
         H2Matrix.from_kernel(points, kernels.Matern(), sources=points[:40]).solve(np.ones(100))
 
 

@@ -291,7 +291,7 @@ def test_products_take_arrays_and_complex_charges_and_refuse_other_shapes():
     np.testing.assert_array_equal(y, A @ torch.from_numpy(x))
     np.testing.assert_allclose(A @ (x[:, 0] + 1j * x[:, 1]), y[:, 0] + 1j * y[:, 1], rtol=1e-13)
     np.testing.assert_allclose(A @ np.ones(n, dtype=int), A @ np.ones(n))
-    with pytest.raises(ValueError, match=f"the product wants shape .{n},. or .{n}, m., not .{n - 1},."):
+    with pytest.raises(ValueError, match=f"the product needs shape .{n},. or .{n}, m., not .{n - 1},."):
         A @ x[1:, 0]
 
 

@@ -123,7 +123,7 @@ REFUSED = [
     (
         lambda A: A @ A,
         TypeError,
-        "the product wants numbers in an array or a tensor, not DistributedH2Matrix",
+        "the product needs numbers in an array or a tensor, not DistributedH2Matrix",
     ),
     (
         lambda A: A + A,
@@ -136,8 +136,8 @@ REFUSED = [
     (lambda A: A / "2", TypeError, "multiplied and divided by numbers alone, not by '2'"),
     (lambda A: A / np.float64(0), ValueError, "a matrix cannot be divided by 0"),
     (lambda A: A * np.nan, ValueError, "finite factors, not nan"),
-    (lambda A: A.add_diagonal(np.ones(N + 1)), ValueError, "diagonal wants a number or shape"),
-    (lambda A: A.add_diagonal("a"), TypeError, "diagonal wants numbers"),
+    (lambda A: A.add_diagonal(np.ones(N + 1)), ValueError, "diagonal must be a number or shape"),
+    (lambda A: A.add_diagonal("a"), TypeError, "diagonal must be numbers"),
 ]
 
 

@@ -99,9 +99,9 @@ def test_what_is_no_communicator_is_refused_by_name(wrong, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"progress": 5}, "progress wants a function"),
-        ({"leaf_size": True}, "leaf_size wants a whole number"),
-        ({"admissibility": []}, "admissibility wants"),
+        ({"progress": 5}, "progress must be a function"),
+        ({"leaf_size": True}, "leaf_size must be a whole number"),
+        ({"admissibility": []}, "admissibility must be"),
     ],
 )
 def test_the_undivided_matrix_refuses_the_same(options, words):
@@ -112,7 +112,7 @@ def test_the_undivided_matrix_refuses_the_same(options, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"progress": 5}, "progress wants a function"),
+        ({"progress": 5}, "progress must be a function"),
         ({"parts": 1 << 40}, "parts must be at most"),
         ({"kind": np.zeros(2)}, r"kind: array.* is unknown"),
     ],
@@ -126,9 +126,9 @@ def test_the_undivided_factorization_refuses_the_same(options, words):
 def test_the_undivided_factorization_draws_whole_numbers_of_samples():
     F = H2Matrix.from_kernel(POINTS, KERNEL, diagonal=0.1).factorize()
     for n_samples in (-1, 2.5, "3", True):
-        with pytest.raises(ValueError, match="n_samples wants a whole number"):
+        with pytest.raises(ValueError, match="n_samples must be a whole number"):
             F.sample(np.random.default_rng(0), n_samples)
-    with pytest.raises(TypeError, match="sample wants a generator"):
+    with pytest.raises(TypeError, match="sample needs a generator"):
         F.sample(0)
 
 

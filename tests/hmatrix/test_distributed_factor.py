@@ -209,7 +209,7 @@ def test_unlike_arguments_are_refused_on_all_processes():
             A.factorize(kind="qr" if A.communicator.rank == 1 else "auto")
         with pytest.raises(ConfigError, match=r"parts: process 0 passes 1 and process 1 2"):
             A.factorize(parts=1 + A.communicator.rank)
-        with pytest.raises(ValueError, match=r"solve wants shape"):
+        with pytest.raises(ValueError, match=r"solve needs shape"):
             A.factorize().solve(np.ones(1000))
 
     with_matrix(points, COVARIANCE, 0.1, 2, work)

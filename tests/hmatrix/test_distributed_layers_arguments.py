@@ -49,10 +49,10 @@ def other_on_process(communicator, rank, usual, other):
     [
         ({"tolerance": 1e-4}, ConfigError, "tolerance: process 0 passes 1e-06 and process 1 0.0001"),
         ({"tolerance": 0.0}, ValueError, "tolerance"),
-        ({"tolerance": "fine"}, TypeError, "tolerance wants a number"),
+        ({"tolerance": "fine"}, TypeError, "tolerance must be a number"),
         ({"kernel": LaplaceSingleLayer()}, ConfigError, "kernel: process 0 passes"),
         ({"kernel": Helmholtz(1.1)}, ConfigError, "kernel: process 0 passes"),
-        ({"kernel": "helmholtz"}, TypeError, "kernel wants a fundamental solution"),
+        ({"kernel": "helmholtz"}, TypeError, "kernel must be a fundamental solution"),
         ({"vertices": 1.01 * VERTICES}, ConfigError, "checksum of vertices: process 0 passes"),
         (
             {"triangles": np.roll(TRIANGLES, 1, axis=0)},
@@ -201,7 +201,7 @@ def test_directions_are_the_same_on_all_processes():
         (
             lambda V, rank: V @ np.ones(V.shape[1] + (rank == 1)),
             ValueError,
-            "the product wants shape",
+            "the product needs shape",
         ),
         (lambda V, rank: V @ np.ones((V.shape[1], 1 + rank)), ConfigError, "columns of x: process 0 passes"),
         (lambda V, rank: V @ np.ones(V.shape[1], complex if rank else float), ConfigError, "type of x"),

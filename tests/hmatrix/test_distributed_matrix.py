@@ -136,8 +136,8 @@ BAD = {
         r"number of coordinates: process 0 passes 2 and process 2 3",
     ),
     "NaN": ({}, {"points": np.full((3, 2), np.nan)}, r"own_points: point 0 has a coordinate that is NaN"),
-    "no kernel": ({}, {"kernel": "matern"}, r"kernel wants one of"),
-    "a diagonal of another length": ({}, {"diagonal": np.ones(7)}, r"diagonal wants a number or shape"),
+    "no kernel": ({}, {"kernel": "matern"}, r"kernel must be one of"),
+    "a diagonal of another length": ({}, {"diagonal": np.ones(7)}, r"diagonal must be a number or shape"),
 }
 
 
@@ -173,7 +173,7 @@ def test_a_vector_of_another_length_on_one_process_is_refused_on_all():
 
     def work(comm):
         A = DistributedH2Matrix.from_kernel(points[comm.rank :: 2], COVARIANCE, comm, leaf_size=16)
-        with pytest.raises(ValueError, match=r"the product wants shape \(50,\) or \(50, m\), not \(49,\)"):
+        with pytest.raises(ValueError, match=r"the product needs shape \(50,\) or \(50, m\), not \(49,\)"):
             A @ np.ones(50 - comm.rank)
         with pytest.raises(ConfigError, match=r"columns of x: process 0 passes \[\] and process 1 \[1\]"):
             A @ np.ones((50, 1) if comm.rank else 50)

@@ -150,14 +150,18 @@ def test_a_solve_s_arguments_have_to_be_alike_and_what_they_say():
             ConfigError,
             "max_iterations: process 0",
         ),
-        (lambda A, b: A.solve(b, factorization=3), TypeError, "factorization wants what A.factorize"),
+        (
+            lambda A, b: A.solve(b, factorization=3),
+            TypeError,
+            "factorization must be the result of A.factorize",
+        ),
         (
             lambda A, b: A.error_estimate(seed=A.communicator.rank),
             ConfigError,
             "seed: process 0 passes 0 and",
         ),
         (lambda A, b: A.factorize(parts=0), ValueError, "parts must be at least 1, not 0"),
-        (lambda A, b: A.factorize(parts=2.5), TypeError, "parts wants a whole number"),
+        (lambda A, b: A.factorize(parts=2.5), TypeError, "parts must be a whole number"),
     ):
 
         def refused(comm, work=work, kind=kind, text=text):

@@ -149,9 +149,9 @@ def test_a_solve_of_single_precision_reaches_its_own_tolerance_for_vectors_of_do
 @pytest.mark.parametrize(
     ("b", "error", "sentence"),
     [
-        (None, TypeError, "b wants numbers in an array or a tensor, not object"),
+        (None, TypeError, "b must be numbers in an array or a tensor, not object"),
         ("a", TypeError, "not <U1"),
-        (1.0, ValueError, r"b wants shape \(50,\) or \(50, m\), not \(\)"),
+        (1.0, ValueError, r"b must have shape \(50,\) or \(50, m\), not \(\)"),
         (np.ones(49), ValueError, r"not \(49,\)"),
         (np.ones((50, 2, 2)), ValueError, r"not \(50, 2, 2\)"),
     ],

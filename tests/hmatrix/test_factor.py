@@ -128,7 +128,7 @@ def test_samples_are_drawn_by_generators_of_torch_and_of_numpy():
     normal = torch.from_numpy(np.random.default_rng(0).standard_normal((200, 3)))
     assert torch.equal(sample, F.multiply_root(normal))
     for wrong in (0, None, np.random):
-        with pytest.raises(TypeError, match=r"sample wants a generator, such as torch\.Generator"):
+        with pytest.raises(TypeError, match=r"sample needs a generator, such as torch\.Generator"):
             F.sample(wrong)
 
 
@@ -335,5 +335,5 @@ def test_a_number_of_parts_that_is_none_is_refused():
     A = compressed(points_of("square", 100), kernels.Matern(), 0.1)
     with pytest.raises(ValueError, match="parts must be at least 1"):
         A.factorize(parts=0)
-    with pytest.raises(TypeError, match="parts wants a whole number"):
+    with pytest.raises(TypeError, match="parts must be a whole number"):
         A.factorize(parts=2.5)

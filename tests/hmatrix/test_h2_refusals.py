@@ -19,8 +19,8 @@ from pipeline.hmatrix import H2Matrix, Strong, Weak, kernels
         ({"points": np.array([[0.0, np.nan]])}, "point 0"),
         ({"points": np.array([[0.0, 1.0], [np.inf, 0.0]])}, "point 1"),
         ({"points": np.array([[0.0, 1.0], [1e200, 0.0]])}, "beyond 1e\\+150"),
-        ({"admissibility": "hss"}, r'wants Strong\(\), Weak\(\), "strong", "weak" or None, not \'hss\''),
-        ({"admissibility": Weak}, "admissibility wants"),
+        ({"admissibility": "hss"}, r'must be Strong\(\), Weak\(\), "strong", "weak" or None, not \'hss\''),
+        ({"admissibility": Weak}, "admissibility must be"),
     ],
 )
 def test_unusable_input_is_one_clear_sentence(change, message):
@@ -58,11 +58,11 @@ def test_wrong_shapes_are_programming_mistakes(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tolerance": "tight"}, "tolerance wants a number between 0 and 1, such as 1e-6, not 'tight'"),
-        ({"tolerance": None}, "tolerance wants a number"),
-        ({"diagonal": "nugget"}, "diagonal wants numbers, not 'nugget'"),
-        ({"points": np.array([["a", "b"]])}, "points wants real numbers"),
-        ({"leaf_size": "a"}, "leaf_size wants a whole number, not 'a'"),
+        ({"tolerance": "tight"}, "tolerance must be a number between 0 and 1, such as 1e-6, not 'tight'"),
+        ({"tolerance": None}, "tolerance must be a number"),
+        ({"diagonal": "nugget"}, "diagonal must be numbers, not 'nugget'"),
+        ({"points": np.array([["a", "b"]])}, "points must be real numbers"),
+        ({"leaf_size": "a"}, "leaf_size must be a whole number, not 'a'"),
         (
             {"kernel": kernels.Custom(lambda x, y: np.ones((len(x), len(y))))},
             "return a tensor, and gave ndarray",
@@ -109,23 +109,25 @@ def test_entries_that_are_nan_are_refused():
 
 def test_what_is_no_kernel_or_no_vector_is_refused_by_name():
     points = np.random.default_rng(0).random((50, 2))
-    with pytest.raises(TypeError, match=r"kernel wants one of pipeline\.hmatrix\.kernels, .* not 'matern'"):
+    with pytest.raises(TypeError, match=r"kernel must be one of pipeline\.hmatrix\.kernels, .* not 'matern'"):
         H2Matrix.from_kernel(points, "matern")
     matrix = H2Matrix.from_kernel(points.tolist(), KERNEL_CASES["matern"])
     np.testing.assert_array_equal(matrix @ ([1.0] * 50), matrix @ np.ones(50))
     for wrong in (["a"] * 50, [None] * 50):
-        with pytest.raises(TypeError, match=r"the product wants numbers in an array or a tensor, not list"):
+        with pytest.raises(TypeError, match=r"the product needs numbers in an array or a tensor, not list"):
             matrix @ wrong
 
 
 def test_what_solves_is_checked_before_anything_is_solved():
     A = H2Matrix.from_kernel(np.random.default_rng(0).random((50, 2)), kernels.Matern(), diagonal=1.0)
     b = np.ones(50)
-    with pytest.raises(TypeError, match=r"factorization wants what A\.factorize\(\) returns, not H2Matrix"):
+    with pytest.raises(
+        TypeError, match=r"factorization must be the result of A\.factorize\(\), not H2Matrix"
+    ):
         A.solve(b, factorization=A)
     with pytest.raises(ValueError, match="max_iterations must be at least 1, not 0"):
         A.solve(b, max_iterations=0)
-    with pytest.raises(TypeError, match="max_iterations wants a whole number"):
+    with pytest.raises(TypeError, match="max_iterations must be a whole number"):
         A.solve(b, max_iterations="many")
     with pytest.raises(ValueError, match="finite factors, not nan"):
         np.nan * A

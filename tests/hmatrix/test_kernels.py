@@ -292,7 +292,7 @@ def test_what_is_not_usable_as_given_is_a_value_error_as_in_numpy(points):
         kernels.build("mattern")
     assert isinstance(found.value, ConfigError)
     # A sum tells what a function of one's own is told alone, once.
-    with pytest.raises(ConfigError, match=r"^kernel statistics:mean: raised .* mend the function$"):
+    with pytest.raises(ConfigError, match=r"^kernel statistics:mean: raised .* correct the function$"):
         kernels.require_usable(Matern() + Imported("statistics:mean"), points.numpy())
 
 
@@ -325,9 +325,9 @@ def test_parameters_that_are_no_numbers_are_refused_by_name():
         {"nu": "half"},
         {"length_scale": ["a"]},
     ):
-        with pytest.raises(TypeError, match=f"{next(iter(parameters))} wants a positive number, not"):
+        with pytest.raises(TypeError, match=f"{next(iter(parameters))} must be a positive number, not"):
             Matern(**parameters)
-    with pytest.raises(TypeError, match="function wants a function of two point tensors, not None"):
+    with pytest.raises(TypeError, match="function must be a function of two point tensors, not None"):
         Custom(None)
 
 

@@ -242,7 +242,7 @@ def test_operators_are_added_scaled_and_taken_by_scipy(operators):
     np.testing.assert_allclose(A.T @ x, dense.T @ x)
     with pytest.raises(ValueError, match="cannot be added"):
         V + layers.double_layer("P0", "P1")
-    with pytest.raises(ValueError, match="the product wants shape"):
+    with pytest.raises(ValueError, match="the product needs shape"):
         V @ x[1:]
 
 
@@ -276,7 +276,7 @@ def test_what_makes_no_sense_is_refused():
         layers.hypersingular("P0")
     with pytest.raises(ValueError, match='a space must be "P0"'):
         layers.mass("P2", "P0")
-    with pytest.raises(TypeError, match="kernel wants a fundamental solution"):
+    with pytest.raises(TypeError, match="kernel must be a fundamental solution"):
         LayerOperators(mesh, Matern())
     with pytest.raises(ConfigError, match="open edges"):
         LayerOperators(TriangleMesh(mesh.vertices, mesh.triangles[1:]))

@@ -126,7 +126,7 @@ def test_what_cannot_be_of_low_rank_is_refused(points, tmp_path):
     with pytest.raises(ConfigError, match="kernel must be a covariance"):
         DistributedLowRank.from_kernel(points, kernels.LaplaceSingleLayer(), Serial(), diagonal=1.0)
     A = DistributedLowRank.from_kernel(points, KERNEL, Serial(), diagonal=1.0, tolerance=1e-2)
-    with pytest.raises(ValueError, match=r"the matrix wants shape \(601,\) or \(601, m\), not \(7,\)"):
+    with pytest.raises(ValueError, match=r"the matrix needs shape \(601,\) or \(601, m\), not \(7,\)"):
         A @ np.ones(7)
     A.save(tmp_path)
     with pytest.raises(ArtifactError, match="holds a matrix of 601 rows, and 602 were asked for"):
@@ -147,7 +147,7 @@ def test_misfits_of_one_process_end_all(points, tmp_path):
     calls = {
         "seed": lambda c: built(c, seed=c.rank),
         "kernel": lambda c: built(c, kernel=other(c, KERNEL, kernels.Matern(length_scale=3.0))),
-        "the matrix wants": lambda c: built(c) @ np.ones(other(c, 301, 7)),
+        "the matrix needs": lambda c: built(c) @ np.ones(other(c, 301, 7)),
         "columns of x": lambda c: built(c).factorize().solve(np.ones(other(c, (301, 2), (300, 1)))),
         "path": lambda c: built(c).save(tmp_path / str(c.rank)),
         "NoneType": lambda c: DistributedLowRank.load(other(c, tmp_path, None), c, n_own_rows=301 - c.rank),

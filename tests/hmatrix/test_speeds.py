@@ -106,7 +106,7 @@ def test_parts_of_a_process_share_its_speed():
 @pytest.mark.parametrize("speeds", ["fast", [1.0], [1.0, 0.0], [1.0, float("nan")]])
 def test_speeds_that_are_none_are_refused_on_all_processes(speeds):
     def work(A, _):
-        with pytest.raises(ConfigError, match="speeds wants"):
+        with pytest.raises(ConfigError, match="speeds must be"):
             A.factorize(parts=2, speeds=speeds)
 
     on_processes(2, work)

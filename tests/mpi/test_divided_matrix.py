@@ -38,6 +38,6 @@ def test_real_processes_divide_a_matrix_and_fail_together(tmp_path):
     done = launched(3, SCRIPT, tmp_path, 1e-6, tmp_path)
     assert done.returncode == 0, done.stderr
     refusals = [(tmp_path / f"refused.{rank}").read_text() for rank in range(3)]
-    assert all("the product wants shape (500,) or (500, m), not (7,)" in refusal for refusal in refusals)
+    assert all("the product needs shape (500,) or (500, m), not (7,)" in refusal for refusal in refusals)
     lost = [(tmp_path / f"lost.{rank}").read_text() for rank in range(3)]
     assert all(line.startswith("MPI has lost the other processes: ") and "\n" not in line for line in lost)

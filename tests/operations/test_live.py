@@ -226,7 +226,7 @@ EVENTS = [
 ]
 
 
-CLOSING = "1 of 2 jobs done, 1 failed (train b). Mend what is said above, then run the same command again."
+CLOSING = "1 of 2 jobs done, 1 failed (train b). Correct what is said above, then run the same command again."
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_a_half_entry_is_left_to_its_owner(table, capsys):
     )
     before = table.read_text()
     assert schedule("remove", "--study", "tiny") == 2
-    assert "mend it by hand" in capsys.readouterr().err
+    assert "correct it by hand" in capsys.readouterr().err
     assert table.read_text() == before
 
 

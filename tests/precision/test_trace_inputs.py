@@ -157,7 +157,7 @@ def test_numbers_whose_sign_torch_has_yet_to_turn_are_read_with_it(mlp):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (Around(lambda y, _: torch.native_layer_norm(y, [6], None, None, 1e-5)[1]), "a second result which is used"),
+        (Around(lambda y, _: torch.native_layer_norm(y, [6], None, None, 1e-5)[1]), "a second result, which"),
         (Around(lambda y, _: functional.pad(y, (-3, -3))), "gives no numbers"),
         (Around(lambda y, _: y * torch.ones(2, 1, 1, 1).double()), r"gives shape \(2, 3, 6, 6\) for one input"),
         (Around(lambda y, _: (y * 0).log()), "gives NaN or infinity for inputs of its calibration set"),

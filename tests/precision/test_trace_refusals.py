@@ -85,11 +85,11 @@ class Refusing(nn.Module):
     """It says itself what is wrong."""
 
     def forward(self, x):
-        raise ConfigError("layer 'body' wants other numbers; scale them first")
+        raise ConfigError("layer 'body' needs other numbers; scale them first")
 
 
 def test_what_a_module_refuses_itself_is_told_in_its_own_words():
     x = torch.randn(2, 4)
     layers, parameters = trace(nn.Sequential(nn.Linear(4, 4)), x)
-    with pytest.raises(ConfigError, match=r"^layer 'body' wants other numbers; scale them first$"):
+    with pytest.raises(ConfigError, match=r"^layer 'body' needs other numbers; scale them first$"):
         check_trace(Refusing(), layers, parameters, x)

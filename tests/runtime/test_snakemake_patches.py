@@ -17,8 +17,8 @@ from pipeline.runtime import snakemake_patches
 from pipeline.runtime.snakemake_patches import (
     check_versions,
     look_at_most_once_a_second,
-    mend_slurm,
     name_code_changes,
+    patch_slurm,
     said_by_slurm,
 )
 
@@ -98,13 +98,13 @@ def records():
 
 @pytest.fixture
 def executor(monkeypatch, records):
-    """An executor that is mended, and doesn't wait for long."""
+    """An executor that is patched, and doesn't wait for long."""
     made = FakeExecutor()
     module = SimpleNamespace(query_job_status=None, SubmittedJobInfo=lambda job: SimpleNamespace(job=job))
     monkeypatch.setitem(sys.modules, snakemake_patches.MODULE, module)
     monkeypatch.setattr(snakemake_patches, "SECONDS_UNTIL_ROOM", 0.0)
     made.refused = []
-    mend_slurm(made, made.refused, records.append)
+    patch_slurm(made, made.refused, records.append)
     return made
 
 
@@ -120,7 +120,8 @@ def test_a_group_job_whose_submission_raises_is_told_as_failed(executor, records
     executor.run_job(job("group job"))
     (told,) = executor.errors
     assert (
-        told[1] == "error: Slurm refused matrices: no such memory; mend the profile's resources of this rule"
+        told[1]
+        == "error: Slurm refused matrices: no such memory; correct the profile's resources of this rule"
     )
     assert executor.logger.said == [told[1]]
     assert records == [True, False]
@@ -164,7 +165,7 @@ def test_a_disk_without_room_for_slurms_figures_is_a_warning_and_no_traceback(mo
     module = SimpleNamespace(query_job_status=None)
     monkeypatch.setitem(sys.modules, snakemake_patches.MODULE, module)
     made = FakeExecutor()
-    mend_slurm(made, [], [].append)
+    patch_slurm(made, [], [].append)
     made.shutdown()
     (said,) = made.logger.said
     assert said == "Slurm's figures of this run were not written: [Errno 28] No space left on device"
@@ -179,7 +180,7 @@ def test_a_run_is_recorded_while_it_may_have_jobs_and_not_for_those_that_were_re
 
 
 def answers(*given):
-    """A function that mends one which gives these answers, with the commands that it was asked."""
+    """A function that corrects one which gives these answers, with the commands that it was asked."""
     left, asked = list(given), []
 
     async def ask(command, _log):

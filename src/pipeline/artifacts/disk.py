@@ -59,7 +59,9 @@ def errors_of_the_disk(folder: Path) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError) and number in (errno.EACCES, errno.EROFS, errno.EPERM):
             where = error.filename or folder
-            raise ArtifactError(f"{where}: {error.strerror}; mend its permissions and run again") from error
+            raise ArtifactError(
+                f"{where}: {error.strerror}; correct its permissions and run again"
+            ) from error
         raise
 
 

@@ -143,7 +143,8 @@ def _explained(path: Path) -> Iterator[None]:
         if error.errno == errno.ELOOP:
             raise LockedError(f"{path}: is a link, which a lock must not be; remove it") from None
         raise LockedError(
-            f"{path}: can't be locked ({os.strerror(error.errno or 0)}); mend that, or work in a checkout of your own"
+            f"{path}: can't be locked ({os.strerror(error.errno or 0)}); correct that, or "
+            "work in a checkout of your own"
         ) from None
 
 

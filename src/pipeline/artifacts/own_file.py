@@ -40,8 +40,8 @@ def require_file(path: Path) -> None:
     if not os.path.lexists(path):
         raise ConfigError(f"{path}: there is no such file; paths start at {Path.cwd()}")
     if not path.exists():
-        raise ConfigError(f"{path}: is a link to {os.readlink(path)}, which is not there; mend the link")
+        raise ConfigError(f"{path}: is a link to {os.readlink(path)}, which is not there; correct the link")
     if not path.is_file():
         raise ConfigError(f"{path}: is a pipe or a device; write its content to a file, and name that")
     if not os.access(path, os.R_OK):
-        raise ConfigError(f"{path}: may not be read; mend its permissions")
+        raise ConfigError(f"{path}: cannot be read (permission denied); correct its permissions")

@@ -105,8 +105,8 @@ class Factor(Section):
     )
     balance: Literal["equal", "measured"] = Field(
         "equal",
-        description="How boxes are divided among processes: equal, or measured, which suits unlike nodes: in "
-        "proportion to speeds that are measured first. GPUs then work in batches, and the result depends "
+        description="How boxes are divided among processes: equal, or measured, which suits nodes of different speeds: "
+        "in proportion to speeds that are measured first. GPUs then work in batches, and the result depends "
         "on the measurement.",
     )
 

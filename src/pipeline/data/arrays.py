@@ -100,8 +100,8 @@ def checked_images(places: Mapping[str, str], found: Mapping[str, NDArray[Any]],
     if len(classes) < max(n_classes, 2):
         where = places[CLASSES if CLASSES in found else "train_labels"]
         raise ConfigError(
-            f"{where}: labels go up to {n_classes - 1}, but there {'is' if len(classes) == 1 else 'are'} "
-            f"{counted(len(classes), 'class', 'classes')}; name each, and at least 2"
+            f"{where}: labels reach {n_classes - 1}, but only {counted(len(classes), 'class is', 'classes are')} "
+            "named; wanted at least 2 classes, and a name for each"
         )
     strange = np.setdiff1d(labels["test"], labels["train"])
     if len(strange):

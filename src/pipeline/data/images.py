@@ -1,4 +1,4 @@
-"""Image data sets by their options, and the labelled images with a fixed test part that each of them loads."""
+"""Image data sets by their options, and the labeled images with a fixed test part that each of them loads."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

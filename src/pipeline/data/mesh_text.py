@@ -214,4 +214,4 @@ def _shown(words: list[bytes] | list[str]) -> str:
 
 
 def _wrong(path: Path, number: int, wanted: str, words: list[str]) -> ConfigError:
-    return ConfigError(f"{path}: line {number}: wanted {wanted}, found {_shown(words)}; mend the line")
+    return ConfigError(f"{path}: line {number}: wanted {wanted}, found {_shown(words)}; correct the line")

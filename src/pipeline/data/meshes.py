@@ -66,7 +66,7 @@ def torus_mesh(n: int, m: int, *, radius: float = 1.0, tube: float = 0.4) -> Mes
         tube: Radius of the tube, below `radius`.
     """
     if n < 3 or m < 3 or not 0 < tube < radius:
-        raise ValueError(f"a torus wants n, m >= 3 and 0 < tube < radius, not {n}, {m}, {tube} and {radius}")
+        raise ValueError(f"a torus needs n, m >= 3 and 0 < tube < radius, not {n}, {m}, {tube} and {radius}")
     around, about = np.meshgrid(np.arange(n) * 2 * np.pi / n, np.arange(m) * 2 * np.pi / m, indexing="ij")
     distance = radius + tube * np.cos(about)
     vertices = np.stack(

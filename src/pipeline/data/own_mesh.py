@@ -29,7 +29,7 @@ def load_own_mesh(path: Path) -> Mesh:
     """Read the triangles of a file; its ending tells what it is.
 
     Returns:
-        Vertices of shape (v, 3) and triangles of shape (t, 3) as in the file, without merging or mending.
+        Vertices of shape (v, 3) and triangles of shape (t, 3) as in the file, without merging or correcting.
 
     Raises:
         ConfigError: If the file cannot be read, has faces other than triangles, or names a missing vertex, or if
@@ -72,7 +72,7 @@ def load_own_mesh(path: Path) -> Mesh:
             else f"coordinates up to {LARGEST:g}"
         )
         raise ConfigError(
-            f"{path}: vertex {bad[0][0] + 1}: wanted {wanted}, found {vertices[bad[0][0]]}; mend the vertex"
+            f"{path}: vertex {bad[0][0] + 1}: wanted {wanted}, found {vertices[bad[0][0]]}; correct the vertex"
         )
     joined = np.concatenate(triangles).astype(np.int64)
     outside = np.argwhere((joined < 0) | (joined >= len(vertices)))
@@ -81,7 +81,7 @@ def load_own_mesh(path: Path) -> Mesh:
         zero = kind in FROM_ZERO
         number, how = joined[row, corner] + (not zero), ", counted from 0," if zero else ""
         raise ConfigError(
-            f"{path}: triangle {row + 1}: names vertex {number}{how} of {len(vertices)}; mend the triangle"
+            f"{path}: triangle {row + 1}: names vertex {number}{how} of {len(vertices)}; correct the triangle"
         )
     return vertices, joined
 

@@ -80,7 +80,7 @@ def finite_rows(path: Path, rows: NDArray[Any], first: int = 0) -> NDArray[np.fl
         value = found[tuple(bad[0])]
         what = f"{value:g}" if np.isfinite(value) else "NaN or infinity"
         wanted = f"numbers of size {LARGEST:g} at most" if np.isfinite(value) else "finite numbers"
-        raise ConfigError(f"{path}: row {first + bad[0][0] + 1} holds {what}; wanted {wanted}, so mend it")
+        raise ConfigError(f"{path}: row {first + bad[0][0] + 1} holds {what}; wanted {wanted}, so correct it")
     return found
 
 

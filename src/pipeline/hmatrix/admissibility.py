@@ -60,7 +60,7 @@ def as_admissibility(rule: Admissibility | str | None) -> Admissibility | None:
         return rule
     if not isinstance(rule, str) or rule not in ADMISSIBILITIES:
         raise ConfigError(
-            f'admissibility wants Strong(), Weak(), "strong", "weak" or None, not {shown(rule)}'
+            f'admissibility must be Strong(), Weak(), "strong", "weak" or None, not {shown(rule)}'
         )
     return ADMISSIBILITIES[rule]()
 
@@ -111,7 +111,7 @@ def interactions(rows: ClusterTree, columns: ClusterTree, admissibility: Admissi
 
     Args:
         rows, columns: Trees of equal depth.
-        admissibility: Which boxes are far.
+        admissibility: Admissibility criterion: it decides which boxes are far.
     """
     if rows.n_levels != columns.n_levels or rows.arity != columns.arity:
         raise ValueError("the two trees differ in depth: build them with the same halvings")

@@ -148,7 +148,7 @@ def build_tree(
 
     Args:
         points: Shape (n, d), finite.
-        halvings: How often the points are halved; more than log2(n) leaves boxes empty.
+        halvings: Number of times that the points are halved; more than log2(n) leaves boxes empty.
         halvings_per_level: Halvings between one level and the next: 2 for surfaces and the plane, 3 for volumes.
         metric: Shape (d,), factors that scale the coordinates for the tree and its bounding boxes only.
     """
@@ -167,7 +167,7 @@ class Frame:
     """The properties of a tree's boxes that follow from the number of points; other attributes as in `ClusterTree`.
 
     Attributes:
-        halvings: How often the points were halved above each level, shape (levels,).
+        halvings: Number of times that the points were halved above each level, shape (levels,).
     """
 
     halvings: NDArray[np.int64]

@@ -112,7 +112,7 @@ def factorize(
         ConvergenceError: If a pivot fails, or the residual stays large, even at the tightest tolerance.
     """
     if not A.is_square:
-        raise ValueError(f"factorize wants a square matrix over one point set, not {A.shape}")
+        raise ValueError(f"factorize needs a square matrix over one point set, not {A.shape}")
     tolerance = A.tolerance if tolerance is None else tolerance
     require_tolerance(tolerance)
     kind = _choose(A, kind)
@@ -414,9 +414,9 @@ def choose_kind(kind: str, *, is_symmetric: bool, is_definite: bool, is_complex:
     if kind == "auto":
         return ("cholesky" if is_definite else "ldlt") if is_symmetric else "lu"
     if kind != "lu" and not is_symmetric:
-        raise ConfigError(f'kind: {kind!r} wants a symmetric matrix, and this one is not; use "lu"')
+        raise ConfigError(f'kind: {kind!r} needs a symmetric matrix, and this one is not; use "lu"')
     if kind == "cholesky" and is_complex:
-        raise ConfigError('kind: "cholesky" wants a real matrix, and this one is complex; use "ldlt"')
+        raise ConfigError('kind: "cholesky" needs a real matrix, and this one is complex; use "ldlt"')
     return kind
 
 

@@ -42,7 +42,7 @@ class Factorization:
         used_tolerance: Tolerance that was used, after any tightening.
         dtype: Type of the solutions.
         computed: Type of the elimination: single precision at loose tolerances.
-        notes: What the caller should know, such as tightenings.
+        notes: Remarks for the caller, such as tightenings.
         device: The device that holds the factors and solves.
         trust: Measured accuracy; None if it was not measured.
     """

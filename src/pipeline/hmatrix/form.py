@@ -42,7 +42,7 @@ class H2Form:
         tolerance: Requested relative error of a product.
         norm: Estimated Frobenius norm, without `diagonal_term`.
         dtype: Type of the matrix as callers see it; blocks may be kept in a narrower one.
-        notes: What the caller should know about the construction.
+        notes: Remarks on the construction.
         correction: Sparse entries, in tree order, that near blocks hold beyond the kernel's; see `correction.py`.
         device: Device of the points, which factorizes the matrix. Products run on the device of the vectors. All
             arrays are kept in the host's memory.
@@ -129,4 +129,4 @@ class H2Form:
     def require_square(self, what: str) -> None:
         """Raise ValueError unless rows and columns are of one point set."""
         if not self.is_square:
-            raise ValueError(f"{what} wants a square matrix over one point set, not {self.shape}")
+            raise ValueError(f"{what} needs a square matrix over one point set, not {self.shape}")

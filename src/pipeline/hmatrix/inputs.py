@@ -47,9 +47,9 @@ def as_points(points: "NDArray[Any] | Tensor", what: str) -> NDArray[Any]:
     """Return points as a finite float array of shape (n, d)."""
     values = as_array(points)
     if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(f"{what} wants shape (n, d) with d >= 1, not {values.shape}")
+        raise ValueError(f"{what} must have shape (n, d) with d >= 1, not {values.shape}")
     if values.dtype.kind not in "fiu":
-        raise TypeError(f"{what} wants real numbers, not {values.dtype}")
+        raise TypeError(f"{what} must be real numbers, not {values.dtype}")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise ConfigError(
@@ -68,9 +68,9 @@ def as_diagonal(diagonal: "complex | NDArray[Any] | Tensor | None", n: int) -> N
         return None
     values = as_array(diagonal)
     if values.dtype.kind not in "biufc":
-        raise TypeError(f"diagonal wants numbers, not {shown(diagonal)}")
+        raise TypeError(f"diagonal must be numbers, not {shown(diagonal)}")
     if values.ndim > 1 or (values.ndim == 1 and len(values) != n):
-        raise ValueError(f"diagonal wants a number or shape ({n},), not {values.shape}")
+        raise ValueError(f"diagonal must be a number or shape ({n},), not {values.shape}")
     if not np.isfinite(values).all():
         raise ConfigError("diagonal: an entry is NaN or infinite")
     if values.ndim == 0 and values == 0:
@@ -92,8 +92,8 @@ def require_kernel(kernel: object) -> None:
     """Raise TypeError unless `kernel` is a Kernel."""
     if not isinstance(kernel, Kernel):
         raise TypeError(
-            f"kernel wants one of pipeline.hmatrix.kernels, such as Matern(length_scale=0.1), or Custom(function), not "
-            f"{shown(kernel)}"
+            f"kernel must be one of pipeline.hmatrix.kernels, such as Matern(length_scale=0.1), or Custom(function), "
+            f"not {shown(kernel)}"
         )
 
 
@@ -138,7 +138,7 @@ def _singular_terms(kernel: Kernel) -> list[Kernel]:
 def require_count(number: int, what: str) -> None:
     """Raise TypeError or ValueError unless `number` is a whole number of at least 1."""
     if not isinstance(number, int | np.integer) or isinstance(number, bool):
-        raise TypeError(f"{what} wants a whole number, not {shown(number)}")
+        raise TypeError(f"{what} must be a whole number, not {shown(number)}")
     if number < 1:
         raise ValueError(f"{what} must be at least 1, not {number}")
 
@@ -158,33 +158,33 @@ def require_progress(progress: Progress | None) -> None:
     """Raise TypeError unless `progress` is None or callable."""
     if progress is not None and not callable(progress):
         raise TypeError(
-            f"progress wants a function of two numbers, boxes done and boxes in all, not {shown(progress)}"
+            f"progress must be a function of two numbers, boxes done and boxes in all, not {shown(progress)}"
         )
 
 
 def require_seed(seed: int) -> None:
     """Raise ValueError unless `seed` is a whole number of at least 0."""
     if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed wants a whole number from 0 on, not {shown(seed)}")
+        raise ValueError(f"seed must be a whole number from 0 on, not {shown(seed)}")
 
 
 def require_draws(generator: object, n_samples: int | None) -> None:
     """Raise TypeError or ValueError unless `generator` can draw `n_samples`; None stands for one vector."""
     if not isinstance(generator, torch.Generator | np.random.Generator):
         raise TypeError(
-            "sample wants a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), not "
+            "sample needs a generator, such as torch.Generator().manual_seed(0) or numpy.random.default_rng(0), not "
             f"{shown(generator)}"
         )
     if n_samples is not None and (
         not isinstance(n_samples, int | np.integer) or isinstance(n_samples, bool) or n_samples < 0
     ):
-        raise ValueError(f"n_samples wants a whole number from 0 on, not {shown(n_samples)}")
+        raise ValueError(f"n_samples must be a whole number from 0 on, not {shown(n_samples)}")
 
 
 def require_rows(n_own_rows: int) -> None:
     """Raise TypeError or ValueError unless a process can have `n_own_rows` rows."""
     if not isinstance(n_own_rows, int | np.integer):
-        raise TypeError(f"n_own_rows wants a whole number, not {shown(n_own_rows)}")
+        raise TypeError(f"n_own_rows must be a whole number, not {shown(n_own_rows)}")
     if n_own_rows < 0:
         raise ValueError(f"n_own_rows must not be negative, and is {n_own_rows}")
     if n_own_rows > _MOST_ROWS:
@@ -202,7 +202,7 @@ def described(kernel: Kernel) -> object:
 def require_tolerance(tolerance: float) -> None:
     """Raise unless a tolerance lies strictly between 0 and 1."""
     if not isinstance(tolerance, int | float | np.number) or isinstance(tolerance, complex):
-        raise TypeError(f"tolerance wants a number between 0 and 1, such as 1e-6, not {shown(tolerance)}")
+        raise TypeError(f"tolerance must be a number between 0 and 1, such as 1e-6, not {shown(tolerance)}")
     if not 0 < tolerance < 1:
         raise ConfigError(f"tolerance must lie between 0 and 1, not {tolerance:g}")
 

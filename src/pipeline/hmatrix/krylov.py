@@ -40,7 +40,7 @@ class SolveInfo:
         residuals: Largest relative residual of the columns, at the start and after each iteration; the last
             is the true one.
         converged: Always True when a solver returns; kept for stored records.
-        notes: What the caller should know about the preconditioner.
+        notes: Remarks on the preconditioner.
         exact_residual: The same residual on sampled rows of the exact kernel matrix, which alone shows the error of
             compression; None for other matrices.
     """

@@ -170,7 +170,7 @@ def told_of(numbers_on_level: Ids, near: csr_array, cuts: Ints) -> tuple[Ints, I
     Args:
         numbers_on_level: Known boxes, numbered from the level's first, sorted.
         near: Their near boxes, in the numbering of `numbers_on_level`; rows may be empty.
-        cuts: Where the parts' ranges start.
+        cuts: First box of each part's range.
     """
     owner = owners(cuts, numbers_on_level)
     rows = np.repeat(np.arange(len(numbers_on_level)), np.diff(near.indptr))

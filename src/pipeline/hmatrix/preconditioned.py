@@ -73,15 +73,15 @@ def solve(
         require_tolerance(tolerance)
     require_count(max_iterations, "max_iterations")
     if factorization is not None and not isinstance(factorization, Factorization):
-        raise TypeError(f"factorization wants what A.factorize() returns, not {shown(factorization)}")
+        raise TypeError(f"factorization must be the result of A.factorize(), not {shown(factorization)}")
     if isinstance(b, torch.Tensor):
         require_no_gradient(b)
     else:
         b = as_array(b)
     if isinstance(b, np.ndarray) and b.dtype.kind not in "biufc":
-        raise TypeError(f"b wants numbers in an array or a tensor, not {b.dtype}")
+        raise TypeError(f"b must be numbers in an array or a tensor, not {b.dtype}")
     if b.ndim not in (1, 2) or len(b) != A.shape[0]:
-        raise ValueError(f"b wants shape ({A.shape[0]},) or ({A.shape[0]}, m), not {tuple(b.shape)}")
+        raise ValueError(f"b must have shape ({A.shape[0]},) or ({A.shape[0]}, m), not {tuple(b.shape)}")
     copies = copies or DeviceCopies()
     notes: tuple[str, ...] = ()
     wanted = solution_type(A.dtype, numpy_dtype(b.dtype) if isinstance(b, torch.Tensor) else b.dtype)
@@ -183,7 +183,7 @@ def with_exact_residual(info: SolveInfo, exact: float, advice: str, *, aloud: bo
     """Add the residual on exact rows, and warn if it is much larger than that with the compressed matrix.
 
     Args:
-        info: How the solve went.
+        info: Figures of the solve.
         exact: The residual.
         advice: What to do if the difference is too large.
         aloud: Whether to log the warning, which one of several processes does.

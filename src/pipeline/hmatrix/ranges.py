@@ -239,7 +239,7 @@ def range_edges(tree: ClusterTree, first: int, cuts: Ints) -> NDArray[np.int64]:
     Args:
         tree: The boxes.
         first: The level's first box.
-        cuts: Where the ranges start, counted from the level's first box, and the number of the level's boxes.
+        cuts: First box of each range, counted from the level's first box, and the number of the level's boxes.
     """
     n_points = int(tree.stop.max(initial=0))
     return np.append(tree.start, n_points)[np.where(cuts == cuts[-1], len(tree.start), first + cuts)].astype(

@@ -143,7 +143,7 @@ def nested_basis(
         matrix: Entries.
         own: Tree of the boxes: that of the sources, or that of the targets for bases of the rows.
         other: Tree of the other side.
-        wanted: Which bases, and how.
+        wanted: Settings of the bases.
         computed: Type of the computation, float64 or complex128.
 
     Raises:

@@ -109,10 +109,10 @@ def apply(
     values = as_array(x)
     if values.dtype.kind not in "biufc":
         raise TypeError(
-            f"{what} wants numbers in an array or a tensor, not {type(x).__name__} of {values.dtype}"
+            f"{what} needs numbers in an array or a tensor, not {type(x).__name__} of {values.dtype}"
         )
     if values.ndim not in (1, 2) or len(values) != len(taken):
-        raise ValueError(f"{what} wants shape ({len(taken)},) or ({len(taken)}, m), not {values.shape}")
+        raise ValueError(f"{what} needs shape ({len(taken)},) or ({len(taken)}, m), not {values.shape}")
     columns = values if values.ndim == 2 else values[:, None]
     if values.dtype.kind == "c" and computed.kind != "c":
         parts = np.concatenate([columns.real, columns.imag], axis=1)
@@ -137,7 +137,7 @@ def apply_on_device(
 ) -> Tensor:
     """Do what `apply` does to tensors where they are: `action` takes and returns (n, m) in tree order."""
     if x.ndim not in (1, 2) or len(x) != len(taken):
-        raise ValueError(f"{what} wants shape ({len(taken)},) or ({len(taken)}, m), not {tuple(x.shape)}")
+        raise ValueError(f"{what} needs shape ({len(taken)},) or ({len(taken)}, m), not {tuple(x.shape)}")
     require_no_gradient(x)
     values = x.detach()
     columns = values if values.ndim == 2 else values[:, None]

@@ -71,9 +71,9 @@ def imported(
 def import_library(name: str) -> ModuleType:
     """Import a module; torchvision can be imported even if its compiled operators do not fit the build of torch.
 
-    PyPI's torchvision links the CUDA build of torch. With a CPU build its operators are missing, and its import fails
-    where it registers the shapes of those for detection. Networks for classification do not need these operators, so
-    their signatures are declared here; a call then raises an error that there is no implementation.
+    The published torchvision links the CUDA build of torch. With a CPU build its operators are missing, and its import
+    fails where it registers the shapes of those for detection. Networks for classification do not need these operators,
+    so their signatures are declared here; a call then raises an error that there is no implementation.
     """
     try:
         return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Trained networks that packages on PyPI carry; nothing of a package is imported or run."""
+"""Trained networks that installed packages carry; nothing of a package is imported or run."""
 
 import hashlib
 from collections.abc import Callable

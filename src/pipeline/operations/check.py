@@ -66,7 +66,7 @@ def importable_model(study: Study) -> None:
         reason = "it ends the program" if ends else " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
             f"{where} can't be imported ({reason}); install its package, put its file beside the Snakefile, or "
-            "mend the name"
+            "correct the name"
         ) from None
     if not callable(build):
         raise ConfigError(

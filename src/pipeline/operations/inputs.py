@@ -38,13 +38,13 @@ def digest_of_named_files(section: Mapping[str, Any], cache: Path) -> str:
             lines.append(f"{key} {name}: {digest_of_files(Path(name), cache)}")
         except OSError as error:
             raise ConfigError(
-                f"{key}: {error.filename or name}: {error.strerror}; mend its permissions"
+                f"{key}: {error.filename or name}: {error.strerror}; correct its permissions"
             ) from None
     return "\n".join(lines)
 
 
 def require_readable_once(specs: Mapping[str, Mapping[str, Any]], cache: Path) -> None:
-    """Read a study's own files by `require_readable`, unless the same code has found the same contents right before."""
+    """Read a study's own files by `require_readable`, unless the same code approved the same contents before."""
     named: dict[str, Any] = {}
     for path, spec in specs.items():
         stage, _, name = path.partition("/")

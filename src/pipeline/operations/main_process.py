@@ -26,7 +26,7 @@ from pipeline.operations.past_reports import keep_report
 from pipeline.operations.text import tell
 from pipeline.runtime.native_build import check_built
 from pipeline.runtime.slurm import require_cluster
-from pipeline.runtime.snakemake_patches import check_versions, mend_slurm
+from pipeline.runtime.snakemake_patches import check_versions, patch_slurm
 from pipeline.runtime.software import record_software
 
 _turn = ExitStack()
@@ -107,7 +107,7 @@ def begin(
     record_software(code)
     if jobs:
         _refused[:] = []
-        mend_slurm(executor, _refused, lambda any_left: held.name_jobs(jobs if any_left else ""))
+        patch_slurm(executor, _refused, lambda any_left: held.name_jobs(jobs if any_left else ""))
 
 
 def _heed_signals() -> None:

@@ -29,7 +29,7 @@ def results_folder(path: Path) -> None:
         raise ArtifactError(f"{path}: expected a folder for results, found a file; move it away")
     nearest = path if path.exists() else path.parent
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ArtifactError(f"{nearest}: may not be written to; mend its permissions or work elsewhere")
+        raise ArtifactError(f"{nearest}: may not be written to; correct its permissions or work elsewhere")
 
 
 def is_small(name: str | Path) -> bool:

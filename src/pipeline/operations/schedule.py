@@ -135,7 +135,9 @@ class Tables:
             (own if inside else others).append(line)
             inside = inside and line != self.end
         if inside:
-            raise ConfigError(f"{self}: '{self.begin}' has no '{self.end}' after it; mend it by hand first")
+            raise ConfigError(
+                f"{self}: '{self.begin}' has no '{self.end}' after it; correct it by hand first"
+            )
         return own, others
 
     def _write(self, lines: list[str]) -> None:

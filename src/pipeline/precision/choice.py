@@ -82,7 +82,7 @@ def measure(
         errors: The error of each candidate, by layer and routine.
         variant: Builds the network on other routines, given by layer.
         x: The batch to time.
-        sampling: How to sample.
+        sampling: Settings of the sampling.
 
     Returns:
         Candidates by layer; the first is the general float32 one.

@@ -132,7 +132,7 @@ def _require_batch_of_one(program: ExportedProgram) -> None:
 
 
 def _require_finite(exact: Tensor, twin: Execution, calibration: Tensor) -> None:
-    """Refuse a network that gives no numbers at float32, which no budget can mend."""
+    """Refuse a network that gives no numbers at float32, which no budget can correct."""
     bad = ~exact.flatten(1).isfinite().all(dim=1)
     if not bad.any():
         return

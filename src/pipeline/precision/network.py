@@ -278,7 +278,7 @@ class HalfNetwork:
             batch: The batch size to choose for.
             exact: Results of the network for the samples before rounding; by default those of its float32 twin.
             budget: What half precision may cost.
-            sampling: How to sample; its defaults if None.
+            sampling: Settings of the sampling; its defaults if None.
 
         Raises:
             ValueError: If there is no sample, it does not fit the network, or there is not one label for each.

@@ -105,7 +105,7 @@ def compare_predictions(
     check_labels(labels, n_classes)
     first, second = before.argmax(dim=1), after.argmax(dim=1)
     right_before, right_after = first == labels, second == labels
-    worsened, mended = int((right_before & ~right_after).sum()), int((~right_before & right_after).sum())
+    worsened, improved = int((right_before & ~right_after).sum()), int((~right_before & right_after).sum())
     places = (first != second).nonzero().flatten()
     gaps = before[places, first[places]] - before[places, second[places]]
     margins = gaps / before[places].abs().amax(dim=1).clamp_min(torch.finfo(before.dtype).tiny)
@@ -120,8 +120,8 @@ def compare_predictions(
         )
         for k in order
     ]
-    lost = (worsened - mended) / n
-    half_width = NORMAL_95 * math.sqrt(max(worsened + mended - (worsened - mended) ** 2 / n, 0.0)) / n
+    lost = (worsened - improved) / n
+    half_width = NORMAL_95 * math.sqrt(max(worsened + improved - (worsened - improved) ** 2 / n, 0.0)) / n
     return Predictions(
         n_samples=n,
         accuracy_before=int(right_before.sum()) / n,
@@ -132,7 +132,7 @@ def compare_predictions(
         interval_lost=(100 * (lost - half_width), 100 * (lost + half_width)),
         n_changed=len(places),
         n_worsened=worsened,
-        n_mended=mended,
+        n_mended=improved,
         changed=tuple(examples),
         confusion_before=confusion(labels, first, n_classes),
         confusion_after=confusion(labels, second, n_classes),

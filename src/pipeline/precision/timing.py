@@ -44,7 +44,7 @@ def time_layers(
         batch_sizes: Samples per run.
         mode: "warm", "cold" or "network".
         roofs: The limits; measured here if None.
-        sampling: How to sample; its defaults if None.
+        sampling: Settings of the sampling; its defaults if None.
         on_timing: Called with each row as it is made.
 
     Raises:

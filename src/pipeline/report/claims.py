@@ -1,6 +1,6 @@
-"""Do the study's seeds bear out what is claimed of large batches, curvature and smoothing?
+"""Judge six claims about large batches, curvature and smoothing by the study's seeds.
 
-Six claims: a large batch costs plain SGD accuracy; a second-order method needs few steps; alone it generalizes worse;
+The claims: a large batch costs plain SGD accuracy; a second-order method needs few steps; alone it generalizes worse;
 a smoothed objective brings it to the level of the small batch; the minima it then finds are flatter; its few steps take
 less time, too. Each gets one of three verdicts from the spread over seeds (see
 :func:`pipeline.report.spread.difference`), never from a mean alone.

@@ -303,5 +303,7 @@ def run_in_threads(n_processes: int, work: Callable[[Communicator], T], *, at_on
     if failures:
         raise failures[0]
     if len(results) < n_processes:
-        raise RuntimeError("a process has returned while others waited for it; all make the same calls")
+        raise RuntimeError(
+            "a process has returned while others waited for it; all processes must make the same calls"
+        )
     return [results[rank] for rank in range(n_processes)]

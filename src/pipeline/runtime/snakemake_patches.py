@@ -35,7 +35,7 @@ ADVICE = (
     ("partition", "set slurm_partition in the profile to one that `sinfo` lists"),
     ("QOS", "set slurm-qos in the profile, or ask for less time, memory or nodes there"),
     ("node configuration", "ask for less memory, fewer cores or another partition in the profile"),
-    ("", "mend the profile's resources of this rule"),
+    ("", "correct the profile's resources of this rule"),
 )
 # Options that make no sense for this workflow, and what to do instead.
 INSTEAD = {
@@ -144,7 +144,7 @@ def _renamed(reason: Any) -> tuple[str, str]:
     return said, f"{told}; {said}" if others else told
 
 
-def mend_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]) -> None:
+def patch_slurm(executor: Any, refused: list[Any], record: Callable[[bool], None]) -> None:
     """Change how Snakemake's executor for Slurm asks for states and submits jobs.
 
     Args:

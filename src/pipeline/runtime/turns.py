@@ -1,4 +1,4 @@
-"""Barriers of threads that stand for processes: of such that run one at a time, and of such that run at once."""
+"""Barriers for threads that stand for processes and run in turn, or at once."""
 
 import threading
 from collections import deque

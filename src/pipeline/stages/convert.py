@@ -50,7 +50,7 @@ class _Source:
     n_bytes: int  # of the network's file
     run: str
     seed: int | None
-    labelled_by: str  # the file or artefact with the classes
+    labeled_by: str  # the file or artefact with the classes
 
 
 def run(options: Namespace) -> None:
@@ -75,7 +75,7 @@ def _convert(options: Namespace, source: _Source, own: OwnNetwork | None) -> Non
         if source.test[1] is not None:
             check_labels(source.test[1], network.layers[-1].output_shape[0])
     except LabelError as failure:
-        raise ConfigError(f"{source.labelled_by}: {failure}") from failure
+        raise ConfigError(f"{source.labeled_by}: {failure}") from failure
     images, test_labels = source.test
     with torch.no_grad():
         before = torch.cat([source.module(part) for part in torch.split(images, AT_ONCE)])
@@ -157,7 +157,7 @@ def _of_study(options: Namespace) -> _Source:
         n_bytes=(trained.folder / "weights.safetensors").stat().st_size,
         run=facts.run,
         seed=facts.seed,
-        labelled_by=str(options.dataset),
+        labeled_by=str(options.dataset),
     )
 
 
@@ -178,5 +178,5 @@ def _of_network(own: OwnNetwork) -> _Source:
         n_bytes=n_bytes,
         run=own.package or Path(own.path).stem,
         seed=None,
-        labelled_by=str(own.labels),
+        labeled_by=str(own.labels),
     )

@@ -76,7 +76,7 @@ class KFAC:
         model: The network, or `DistributedDataParallel` or `torch.compile` around it; its hooks stay until `remove`.
             Compiled code ignores new hooks, so attaching and `remove` discard all compiled code of the process, which
             is compiled anew at its next call.
-        settings: How to precondition.
+        settings: Settings of the preconditioning.
         communicator: The processes that train together; by default those of a `DistributedDataParallel` or of
             torch's default process group, if one is open. Pass `Serial()` if each process trains a network of its own.
         loss: "learned"; "mean"; or "sum", where losses are summed and gradients are divided before `step`.

@@ -197,7 +197,7 @@ class ScheduleFree(Optimizer):
     "constant". Running statistics of batch normalization are those of the points where gradients were taken.
 
     Attributes:
-        momentum: Where gradients are taken: 0 is at the last iterate, 1 at the mean.
+        momentum: Place at which gradients are taken: 0 is at the last iterate, 1 at the mean.
 
     References:
         [1] Defazio et al., "The road less scheduled", NeurIPS 2024, arXiv:2405.15682.

@@ -22,7 +22,7 @@ class KFACSettings:
         damping: Tikhonov damping of each layer's Fisher matrix, split between its two factors by their traces.
         damping_rule: How damping changes during training. "scheduled": geometrically to `final_damping`; "adaptive": by
             the Levenberg-Marquardt rule.
-        final_damping: Where scheduled damping ends.
+        final_damping: Last value of scheduled damping.
         factor_decay: Weight of the past in the moving average of the Kronecker factors; the first updates form a plain
             mean.
         factor_interval: Steps between updates of the factors.

@@ -113,14 +113,17 @@ def test_constant_values_score_as_scikit_learn_has_it():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda gp: gp.profile("variance", [0.0]), "profile of variance wants a positive number, not 0"),
-        (lambda gp: gp.log_likelihood([0.0]), r"theta wants 3 logarithms \(length_scale, variance, nugget\)"),
-        (lambda gp: gp.set_params(kernel__length_scale=(0.1, 0.2)), "kernel__length_scale wants a positive"),
-        (lambda gp: gp.set_params(bounds={"variance": 3.0}).fit(*drawn(60)), "bounds.variance wants two"),
-        (lambda gp: gp.set_params(bounds={"variance": "ab"}).fit(*drawn(60)), "bounds.variance wants two"),
+        (lambda gp: gp.profile("variance", [0.0]), "profile of variance must be a positive number, not 0"),
+        (lambda gp: gp.log_likelihood([0.0]), r"theta needs 3 logarithms \(length_scale, variance, nugget\)"),
+        (
+            lambda gp: gp.set_params(kernel__length_scale=(0.1, 0.2)),
+            "kernel__length_scale must be a positive",
+        ),
+        (lambda gp: gp.set_params(bounds={"variance": 3.0}).fit(*drawn(60)), "bounds.variance must be two"),
+        (lambda gp: gp.set_params(bounds={"variance": "ab"}).fit(*drawn(60)), "bounds.variance must be two"),
         (
             lambda gp: gp.set_params(restarts=-1).fit(*drawn(60)),
-            "restarts wants a whole number of at least 0",
+            "restarts must be a whole number of at least 0",
         ),
         (
             lambda gp: gp.set_params(fixed=("nugget",)).fit(*drawn(60)),

@@ -49,7 +49,7 @@ def test_observations_have_the_noise_that_is_said_of_them():
     assert scores["coverage_95"] == pytest.approx(covered.mean(), abs=0.01)
     plain = gp.predict(new, return_std=True)[1]
     np.testing.assert_allclose(std**2 - plain**2, noise[400:], rtol=1e-6)
-    with pytest.raises(ValueError, match="noise wants 1500 real numbers"):
+    with pytest.raises(ValueError, match="noise needs 1500 real numbers"):
         gp.predict(new, return_std=True, include_noise=True, noise=noise)
 
 
@@ -192,7 +192,7 @@ def test_scikit_learn_clones_searches_and_cross_validates(data):
         ({"trend": lambda x: np.ones((len(x), 2))}, "linearly dependent"),
         ({"method": "mle"}, "method: 'mle' is unknown"),
         ({"optimizer": "adam"}, "optimizer: 'adam' is unknown"),
-        ({"nugget": -1.0}, "nugget wants"),
+        ({"nugget": -1.0}, "nugget must be"),
         ({"optimizer": None}, "needs an optimizer"),
         ({"bounds": {"width": (1, 2)}}, "bounds: there is no parameter 'width'"),
         ({"bounds": {"nugget": (2, 1)}}, "in order"),

@@ -120,7 +120,7 @@ def _find_the_mistake(path: Path, header: Sequence[str], names: Sequence[str]) -
             except UnicodeDecodeError:
                 raise ConfigError(f"{path}: not a text file; save it as CSV in UTF-8") from None
             except csv.Error as error:
-                raise ConfigError(f"{path}: {at}: {error}; mend the row or leave it out") from None
+                raise ConfigError(f"{path}: {at}: {error}; correct the row or leave it out") from None
             if row is None:
                 return
             if number == 0:
@@ -128,7 +128,7 @@ def _find_the_mistake(path: Path, header: Sequence[str], names: Sequence[str]) -
             row = row or [""] * len(header)
             if len(row) != len(header):
                 raise ConfigError(
-                    f"{path}: {at}: wanted {len(header)} values, found {len(row)}; mend the row or leave it out"
+                    f"{path}: {at}: wanted {len(header)} values, found {len(row)}; correct the row or leave it out"
                 )
             for name, place in places:
                 text = row[place]

@@ -45,7 +45,7 @@ def _features(path: Path) -> Iterator[dict[str, Any]]:
                 if not isinstance(feature, dict) or feature.get("type") != "Feature":
                     found = feature.get("type") if isinstance(feature, dict) else feature
                     raise ConfigError(
-                        f"{path}: row {number}: wanted a Feature, found {str(found)[:40]!r}; mend it or leave it out"
+                        f"{path}: row {number}: wanted a Feature, found {str(found)[:40]!r}; correct it or leave it out"
                     )
                 yield feature
     except (ijson.JSONError, UnicodeDecodeError) as error:
@@ -62,17 +62,18 @@ def _position(path: Path, number: int, feature: dict[str, Any], wanted: int | No
     kind = geometry.get("type") if isinstance(geometry, dict) else geometry
     if not isinstance(geometry, dict) or kind != "Point":
         raise ConfigError(
-            f"{path}: row {number}, geometry: wanted a Point, found {str(kind)[:40]}; mend it or leave it out"
+            f"{path}: row {number}, geometry: wanted a Point, found {str(kind)[:40]}; correct it or leave it out"
         )
     position = geometry.get("coordinates")
     if not isinstance(position, list) or len(position) not in (2, 3) or not all(map(_is_number, position)):
         raise ConfigError(
             f"{path}: row {number}, geometry: wanted 2 or 3 numbers as coordinates, found {str(position)[:40]}; "
-            "mend it or leave it out"
+            "correct it or leave it out"
         )
     if wanted is not None and len(position) != wanted:
         raise ConfigError(
-            f"{path}: row {number}, geometry: wanted {wanted} coordinates as in row 1, found {len(position)}; mend it"
+            f"{path}: row {number}, geometry: wanted {wanted} coordinates as in row 1, found {len(position)}; "
+            "correct it"
         )
     return [float(entry) for entry in position]
 

@@ -130,7 +130,7 @@ def wrong_value(
     shown = found if found == "no value" else repr(found[:40])
     return WrongValueError(
         f"{path}: row {row}{place}, column {column}: wanted {wanted}, found {shown}; "
-        "mend the row or leave it out",
+        "correct the row or leave it out",
         row,
     )
 

@@ -48,7 +48,7 @@ def nested_basis(kernel: DeviceKernel, field: FarField, wanted: WantedBasis) -> 
     Args:
         kernel: Entries.
         field: Far fields of the boxes: those of the sources, or of the targets for bases of the rows.
-        wanted: Which bases, and how.
+        wanted: Settings of the bases.
     """
     tree, most = field.own, field.sampling.largest_box
     rank, seconds = np.zeros(tree.n_boxes, np.int32), np.zeros(tree.n_levels)

@@ -46,7 +46,7 @@ class BatchedProblem:
         tree, lists: Boxes of its points, and which are near and far.
         kind: "cholesky", "ldlt" or "lu".
         computed, stored: Types.
-        sampling: How far fields are sampled.
+        sampling: Settings by which far fields are sampled.
         dense_end: Unknowns that are left to one dense factorization.
         device: The device that computes.
         progress: Called with the number of boxes done and of all boxes.

@@ -1,6 +1,6 @@
 """Boundary elements on triangle meshes: Galerkin methods for Laplace, Yukawa and Helmholtz, compressed as H2 matrices.
 
-- `TriangleMesh(vertices, triangles)`; `diagnose(mesh)` tells what is wrong with one, `merge_vertices` mends separate
+- `TriangleMesh(vertices, triangles)`; `diagnose(mesh)` tells what is wrong with one, `merge_vertices` joins separate
   triangles as STL files have them.
 - `LayerOperators(mesh, kernel)`: `single_layer`, `double_layer`, `adjoint_double_layer`, `hypersingular`, on piecewise
   constants ("P0") and linear functions ("P1").

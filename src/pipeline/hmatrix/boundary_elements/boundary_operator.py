@@ -157,9 +157,9 @@ class BoundaryOperator:
         with together(self.trial.communicator):
             x = as_array(x)
             if x.dtype.kind not in "biufc":
-                raise TypeError(f"the product wants numbers, not {x.dtype}")
+                raise TypeError(f"the product needs numbers, not {x.dtype}")
             if x.ndim not in (1, 2) or len(x) != n:
-                raise ValueError(f"the product wants shape ({n},) or ({n}, m), not {x.shape}")
+                raise ValueError(f"the product needs shape ({n},) or ({n}, m), not {x.shape}")
         require_alike(self.trial.communicator, {"type of x": x.dtype.name, "columns of x": list(x.shape[1:])})
         columns = self.trial.spread(x.reshape(len(x), math.prod(x.shape[1:])))
         m = columns.shape[1]

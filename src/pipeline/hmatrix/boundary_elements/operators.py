@@ -88,7 +88,7 @@ class LayerOperators:
     def __post_init__(self) -> None:
         if not isinstance(self.kernel, LaplaceSingleLayer | Yukawa | Helmholtz):
             raise TypeError(
-                f"kernel wants a fundamental solution (LaplaceSingleLayer, Yukawa, Helmholtz), not {self.kernel!r}"
+                f"kernel must be a fundamental solution (LaplaceSingleLayer, Yukawa, Helmholtz), not {self.kernel!r}"
             )
         self.diagnosis.require_usable(closed=not self.screen)
 
@@ -134,7 +134,7 @@ class LayerOperators:
         """
         chosen: Space = space or "P1_0"
         if chosen == "P0":
-            raise ValueError("the hypersingular operator wants continuous functions, P1 or P1_0, not P0")
+            raise ValueError("the hypersingular operator needs continuous functions, P1 or P1_0, not P0")
         functions = self._space(chosen)
         terms = [Term(1.0, self._single, c, c) for c in surface_curls(self.mesh, functions)]
         if self.wavenumber:

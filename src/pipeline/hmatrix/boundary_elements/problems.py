@@ -49,8 +49,8 @@ class BoundarySolution:
         single, double: Densities by their values at the corners of each triangle, shape (3 t,), or None.
         unknown: What was solved for: values of the triangles, or of the vertices.
         space: The space of `unknown`.
-        info: How the solve went.
-        notes: What the caller should know.
+        info: Figures of the solve.
+        notes: Remarks for the caller.
     """
 
     mesh: TriangleMesh

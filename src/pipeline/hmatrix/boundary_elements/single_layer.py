@@ -130,7 +130,7 @@ class SingleLayerOperator:
         if not isinstance(x, Tensor) or x.ndim not in (1, 2) or len(x) != self.shape[1]:
             what = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(
-                f"the product wants shape ({self.shape[1]},) or ({self.shape[1]}, m), not {what}"
+                f"the product needs shape ({self.shape[1]},) or ({self.shape[1]}, m), not {what}"
             )
         if x.is_complex():
             return torch.complex(self._product(x.real), self._product(x.imag))

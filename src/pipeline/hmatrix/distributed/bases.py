@@ -71,9 +71,9 @@ def build_bases(
     """Return the bases of rows and of columns of own boxes and of those above the cut; collective.
 
     Args:
-        work: What is compressed.
+        work: The matrix that is compressed.
         points: Points kept so far; the third result has the samples as well.
-        sampling: How far fields are sampled.
+        sampling: Settings by which far fields are sampled.
         stored: Type of the bases.
     """
     for step in range(_FETCHES):
@@ -96,7 +96,7 @@ def _with_samples(work: DividedBuild, points: KeptPoints, rows: float, step: int
     """Return `points` and those of the far fields' samples after some enlargements; collective.
 
     Args:
-        work: What is compressed.
+        work: The matrix that is compressed.
         points: Points kept so far.
         rows: Rows of the sample.
         step: Number of enlargements so far; it numbers sample and check as native/adaptive.hpp does.

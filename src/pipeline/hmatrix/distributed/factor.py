@@ -68,7 +68,7 @@ class DistributedFactorization:
         used_tolerance: Tolerance that was used, after any tightening.
         computed: Type of the elimination.
         residual: |b - A x| / |b| of a random right-hand side on exact rows; None if it was not measured.
-        notes: What the caller should know, such as tightenings.
+        notes: Remarks for the caller, such as tightenings.
         speeds: Measured speed of each process, if boxes are divided by it.
     """
 

@@ -78,7 +78,7 @@ class OwnForm:
     """What a process holds of a compressed matrix.
 
     Attributes:
-        division: Who owns which boxes.
+        division: Owner of each box.
         route: How vectors go from the caller's rows to the tree order.
         admissibility, interactions: Near and far boxes of own boxes and of all above the cut.
         points: The own points.

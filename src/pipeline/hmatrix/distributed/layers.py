@@ -139,7 +139,7 @@ class DistributedLayerOperators(LayerOperators):
         with together(communicator):
             if not isinstance(kernel, LaplaceSingleLayer | Yukawa | Helmholtz):
                 raise TypeError(
-                    "kernel wants a fundamental solution (LaplaceSingleLayer, Yukawa, Helmholtz), not "
+                    "kernel must be a fundamental solution (LaplaceSingleLayer, Yukawa, Helmholtz), not "
                     f"{shown(kernel)}"
                 )
             require_tolerance(tolerance)

@@ -294,7 +294,9 @@ class DistributedH2Matrix:
                 require_tolerance(tolerance)
             require_count(max_iterations, "max_iterations")
             if factorization is not None and not isinstance(factorization, DistributedFactorization):
-                raise TypeError(f"factorization wants what A.factorize() returns, not {shown(factorization)}")
+                raise TypeError(
+                    f"factorization must be the result of A.factorize(), not {shown(factorization)}"
+                )
             if factorization is not None and not self.form.division.is_order_of(factorization.form.division):
                 raise ValueError(
                     "factorization is that of a matrix with other points, or whose boxes have other sizes"

@@ -26,7 +26,7 @@ class NearBoxes:
     """Near boxes of any box, fetched from its owner.
 
     Attributes:
-        division: Who owns which boxes.
+        division: Owner of each box.
         near: Near boxes of own boxes and of those above the cut.
         communicator: The processes.
     """

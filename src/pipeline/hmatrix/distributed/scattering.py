@@ -111,7 +111,9 @@ def solve_distributed_scattering(
         TypeError, ValueError: If an argument of one process is wrong. All processes raise what one does.
     """
     if not isinstance(operators, DistributedLayerOperators):
-        raise TypeError(f"operators wants what DistributedLayerOperators.of returns, not {shown(operators)}")
+        raise TypeError(
+            f"operators must be the result of DistributedLayerOperators.of, not {shown(operators)}"
+        )
     k, communicator = operators.wavenumber, operators.communicator
     assert communicator is not None
     with together(communicator):

@@ -172,7 +172,7 @@ def as_speeds(speeds: object, n_processes: int) -> str | list[float] | None:
     usable = given.shape == (n_processes,) and given.dtype.kind in "iuf"
     if not usable or not (np.isfinite(given) & (given > 0)).all():
         raise ConfigError(
-            f'speeds wants "{MEASURED}", a positive number for each of {n_processes} processes or None, '
+            f'speeds must be "{MEASURED}", a positive number for each of {n_processes} processes or None, '
             f"not {shown(speeds)}"
         )
     return [float(speed) for speed in given]

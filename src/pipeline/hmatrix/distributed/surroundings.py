@@ -24,7 +24,7 @@ class OwnBounds:
     """Bounds of the boxes that a process owns, and of all down to the cut.
 
     Attributes:
-        ownership: Who owns which boxes.
+        ownership: Owner of each box.
         levels: Bounds level by level: those of all boxes down to the cut, and of own boxes below it.
     """
 
@@ -89,7 +89,7 @@ class Surroundings:
 
         Args:
             bounds: The bounds of the boxes that this process owns.
-            rule: Which boxes are far.
+            rule: Admissibility criterion: it decides which boxes are far.
             wanted: The boxes of each level whose lists are wanted, sorted, their parents among them.
             communicator: The processes.
             sampled: Boxes whose far fields are sampled, for themselves or boxes below; all if left out.

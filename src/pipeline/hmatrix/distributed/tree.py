@@ -85,7 +85,7 @@ class PlacedPoints:
     """The points that a process owns, in tree order.
 
     Attributes:
-        ownership: Who owns which boxes.
+        ownership: Owner of each box.
         points: Shape (n, d).
         numbers: Shape (n,), in the order of processes and rows.
         bounds: The bounds of the boxes that this process owns.

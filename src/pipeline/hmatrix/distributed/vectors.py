@@ -41,10 +41,10 @@ def checked(n: int, own_x: Any, communicator: Communicator, what: str) -> Array:
         values = as_array(own_x)
         if values.dtype.kind not in "biufc":
             raise TypeError(
-                f"{what} wants numbers in an array or a tensor, not {type(own_x).__name__} of {values.dtype}"
+                f"{what} needs numbers in an array or a tensor, not {type(own_x).__name__} of {values.dtype}"
             )
         if values.ndim not in (1, 2) or len(values) != n:
-            raise ValueError(f"{what} wants shape ({n},) or ({n}, m), not {values.shape}")
+            raise ValueError(f"{what} needs shape ({n},) or ({n}, m), not {values.shape}")
         values = values.astype(plain_type(values.dtype), copy=False)
     require_alike(communicator, {"type of x": values.dtype.name, "columns of x": list(values.shape[1:])})
     return values

@@ -18,7 +18,7 @@ class WholeTree:
 
     Attributes:
         n_points: Points of all processes.
-        halvings: How often the points are halved, in all.
+        halvings: Number of times that the points are halved, in all.
         halvings_per_level: See `cluster.build_tree`.
     """
 

@@ -275,8 +275,8 @@ def warn_of_fields(is_little: bool) -> None:
     """Log a warning unless the fields' own noise is little."""
     if not is_little:
         logger.warning(
-            "random fields have noise of %.0e of their variance, which may be seen beside what values without noise "
-            "leave unknown: give a nugget, or %d points at most",
+            "random fields have noise of %.0e of their variance, which may be more than values without noise leave "
+            "unknown: give a nugget, or at most %d points",
             _LEAST_JITTER, DENSE,
         )  # fmt: skip
 

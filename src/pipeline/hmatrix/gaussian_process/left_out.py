@@ -96,7 +96,9 @@ def _inverse_diagonal(
     unsure_of_all = np.flatnonzero(all_rows(group, unsure.astype(np.float64)))
     chosen = np.sort(unsure_of_all[np.argsort(-of_all[unsure_of_all], kind="stable")[:SOLVED_FOR]])
     if len(chosen):
-        logger.info("%d values left out cost a solve each: near values tell too little", len(chosen))
+        logger.info(
+            "%d values left out need a solve each: their neighbors alone predict them too poorly", len(chosen)
+        )
         found, errors = diagonal_at(model, points, noise, chosen)
         here = (chosen >= first) & (chosen < first + n)
         diagonal[chosen[here] - first], relative[chosen[here] - first] = found[here], errors[here]

@@ -47,7 +47,7 @@ class Optimum:
         evaluation: The likelihood there, without the blocks of its matrix; `Likelihood.whole` adds them.
         derivatives: Gradient and information there, or before a last step of less than .01 nats.
         iterations: Evaluations with derivatives.
-        notes: What the caller should know: parameters at bounds or without effect, a search that ended early.
+        notes: Remarks for the caller: parameters at bounds or without effect, a search that ended early.
     """
 
     evaluation: LikelihoodEvaluation

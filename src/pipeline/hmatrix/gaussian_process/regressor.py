@@ -73,7 +73,7 @@ class GaussianProcess(ScikitLearnHabits):
         beta_: Coefficients of the trend, in the regressors' order. A polynomial's are those of coordinates that are
             shifted and scaled to the points' box (`trend.Regressors`).
         standard_errors_: Standard error of each parameter's logarithm, by name: 0.1 is about 10 %. NaN at a bound.
-        notes_: What a reader of the fit should know, also given as warnings.
+        notes_: Remarks on the fit, also given as warnings.
         intervals_: Lower end, fitted value and upper end of each parameter, by name: two standard errors either way.
         n_iter_: Steps taken.
         n_values_: Number of values.
@@ -149,7 +149,7 @@ class GaussianProcess(ScikitLearnHabits):
         """
         require_count(self.max_iterations, "max_iterations")
         if not isinstance(self.restarts, int | np.integer) or self.restarts < 0:
-            raise ValueError(f"restarts wants a whole number of at least 0, not {self.restarts!r}")
+            raise ValueError(f"restarts must be a whole number of at least 0, not {self.restarts!r}")
         likelihood = self.likelihood(X, y, noise=noise)
         points = likelihood.points
         self._columns = columns_of(X)
@@ -329,7 +329,7 @@ class GaussianProcess(ScikitLearnHabits):
         self._require_fitted()
         if theta is not None and np.shape(theta) != (len(self.parameter_names_),):
             raise ValueError(
-                f"theta wants {len(self.parameter_names_)} logarithms ({', '.join(self.parameter_names_)}), not an "
+                f"theta needs {len(self.parameter_names_)} logarithms ({', '.join(self.parameter_names_)}), not an "
                 f"array of shape {np.shape(theta)}"
             )
         at = self._accurate() if theta is None else self._model.at(np.asarray(theta, dtype=np.float64))

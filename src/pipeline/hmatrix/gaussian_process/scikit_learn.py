@@ -78,5 +78,5 @@ def positive(value: Any, name: str) -> float:
         ValueError: If `value` is not a positive number.
     """
     if not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
-        raise ValueError(f"{name} wants a positive number, not {value!r}")
+        raise ValueError(f"{name} must be a positive number, not {value!r}")
     return float(value)

@@ -95,7 +95,7 @@ class Settings:
             )
         number = isinstance(self.nugget, int | float | np.number) and not isinstance(self.nugget, bool)
         if self.nugget != "fit" and not (number and 0 <= float(self.nugget) < math.inf):
-            raise ConfigError(f"nugget wants a number of at least 0 or 'fit', not {self.nugget!r}")
+            raise ConfigError(f"nugget must be a number of at least 0 or 'fit', not {self.nugget!r}")
         if self.nugget == "fit" and NUGGET in self.fixed:
             raise ConfigError(
                 "nugget: a fixed nugget is a number; leave it out of `fixed`, or give its value"
@@ -153,7 +153,7 @@ def values_of(y: Any, n: int) -> Array:
     """
     values = as_array(y)
     if values.dtype.kind not in "biuf" or values.shape not in ((n,), (n, 1)):
-        raise ValueError(f"y wants {n} real numbers, not {values.dtype} of shape {values.shape}")
+        raise ValueError(f"y needs {n} real numbers, not {values.dtype} of shape {values.shape}")
     if not np.isfinite(values).all():
         raise ConfigError(
             f"y: value {int(np.flatnonzero(~np.isfinite(values.ravel()))[0])} is NaN or infinite"
@@ -171,7 +171,7 @@ def noise_of(noise: Any, n: int) -> Array:
         return np.ones(n)
     values = as_array(noise)
     if values.shape != (n,) or values.dtype.kind not in "iuf":
-        raise ValueError(f"noise wants {n} real numbers, not {values.dtype} of shape {values.shape}")
+        raise ValueError(f"noise needs {n} real numbers, not {values.dtype} of shape {values.shape}")
     if not (np.isfinite(values).all() and values.min(initial=0.0) >= 0 and values.max(initial=0.0) > 0):
         raise ConfigError("noise: relative variances must be finite and at least 0, and not all 0")
     return np.array(values, np.float64)

@@ -56,7 +56,7 @@ def bounds_of(likelihood: Likelihood, given: Mapping[str, tuple[float, float]]) 
                 f"bounds: there is no parameter {name!r}; give one of {', '.join(likelihood.names)}"
             )
         if not _is_interval(pair):
-            raise ConfigError(f"bounds.{name} wants two positive numbers in order, not {pair!r}")
+            raise ConfigError(f"bounds.{name} must be two positive numbers in order, not {pair!r}")
     variance = residual_variance(likelihood)
     unit = _unit(likelihood)
     lower, upper = np.empty(len(likelihood.names)), np.empty(len(likelihood.names))

@@ -137,7 +137,9 @@ def variances_from_near(
     most = min(SOLVED_FOR, max(_SOLVED_NUMBERS // len(points), SOLVED))
     chosen = unsure[np.argsort(-relative[unsure], kind="stable")[:most]]
     if len(chosen):
-        logger.info("%d standard deviations cost a solve each: near values tell too little", len(chosen))
+        logger.info(
+            "%d standard deviations need a solve each: the neighbors alone predict too poorly", len(chosen)
+        )
         variances[chosen], relative[chosen] = exact_variances(model, points, noise, new_points[chosen])
     return variances, relative
 

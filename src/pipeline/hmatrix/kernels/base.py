@@ -276,7 +276,7 @@ def _as_tensor(points: NDArray[Any]) -> Tensor:
     """Return an array of points as a tensor; integers become float64."""
     values = np.asarray(points)
     if values.dtype.kind not in "fiu":
-        raise TypeError(f"a kernel wants points of real numbers, not of {values.dtype}")
+        raise TypeError(f"a kernel needs points of real numbers, not of {values.dtype}")
     return torch.from_numpy(values if values.dtype.kind == "f" else values.astype(np.float64))
 
 
@@ -287,7 +287,7 @@ def require_positive(**parameters: LengthScale) -> None:
             raise ValueError(f"{name} must be a number, or one for each coordinate, not an empty list")
         for entry in value if isinstance(value, tuple) else (value,):
             if not isinstance(entry, int | float | np.number):
-                raise TypeError(f"{name} wants a positive number, not {shown(entry)}")
+                raise TypeError(f"{name} must be a positive number, not {shown(entry)}")
             if not (math.isfinite(entry) and entry > 0):
                 raise ValueError(f"{name} must be positive and finite, not {value}")
 

@@ -41,7 +41,7 @@ class Custom(Kernel):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"function wants a function of two point tensors, not {self.function!r}")
+            raise TypeError(f"function must be a function of two point tensors, not {self.function!r}")
         _say_symmetric(self)
 
     def block(self, targets: Tensor, sources: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Imported(Kernel):
             text = " ".join(str(error).split())[:200]
             raise ConfigError(
                 f"kernel {self.path}: raised {type(error).__name__}{f' ({text})' if text else ''} in line "
-                f"{line} of {Path(file).name}, {_called_with(targets, sources)}; mend the function"
+                f"{line} of {Path(file).name}, {_called_with(targets, sources)}; correct the function"
             ) from error
         return _checked(found, self.path, targets, sources, self.is_complex)
 
@@ -143,7 +143,7 @@ class Imported(Kernel):
             why = "positive_definite: true" if self.positive_definite else "symmetric: true"
             raise ConfigError(
                 f"kernel {self.path}: k(x, y) and k(y, x) differ by {float((block - swapped.mT).abs().max()):.3g}, "
-                f"though the study says {why}; leave that out, or mend the function"
+                f"though the study says {why}; leave that out, or correct the function"
             )
 
 

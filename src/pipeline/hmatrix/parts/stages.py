@@ -59,7 +59,7 @@ class Problem:
         diagonal: Diagonal term, in the order in which `matrix` keeps its points, float64 or complex128.
         kind: Number of the kind in native/eliminate.hpp.
         working, stored: Types of arithmetic and of steps.
-        sampling: How far fields are compressed.
+        sampling: Settings by which far fields are compressed.
         first_far_level: The uppermost level with far pairs; above it everything is dense.
         dense_end: Unknowns that are left to one dense factorization.
         fetch: Function of places, collective, if other processes keep points that this one's `matrix` lacks. Returns

@@ -52,7 +52,7 @@ def closing(progress: JobProgress, now: float, *, interrupted: bool, drawn: bool
     failed = progress.in_phase(Phase.FAILED)
     if failed:
         names = ", ".join(_name(progress, job) for job in failed[:5]) + (", ..." if len(failed) > 5 else "")
-        return f"{done}, {len(failed)} failed ({names}). Mend what is said above, then run the same command again."
+        return f"{done}, {len(failed)} failed ({names}). Correct what is said above, then run the same command again."
     whole = progress.count(Phase.DONE) >= progress.total  # otherwise another error ended it and was printed
     return f"{done} in {duration(now - progress.begin)}" if whole and not drawn else ""
 

@@ -107,7 +107,8 @@ def take(tracer: Tracer, node: Node) -> None:
     views = found if isinstance(found, tuple) else (found,)
     if tracer.wanted.intersection(node.outputs[len(views) :]):
         raise tracer.refusal(
-            node, f"({node.operator}) has a second result which is used; wanted only the first to be"
+            node,
+            f"({node.operator}) has a second result, which the network uses; only the first is supported",
         )
     for value, view in zip(node.outputs, views, strict=False):
         if value is not None:

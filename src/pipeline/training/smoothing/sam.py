@@ -20,7 +20,7 @@ class SAM(Smoothing):
     network is scaled [2, equation 8].
 
     Attributes:
-        rho: How far each micro-batch climbs, in the 2-norm of all weights.
+        rho: Distance that each micro-batch climbs, in the 2-norm of all weights.
         adaptive: Whether distances are relative to the magnitude of each weight.
 
     References:
