@@ -18,6 +18,7 @@ sys.dont_write_bytecode = False
 # A process of MPI that waits for another lets go of its core: tests start more processes than there are cores, and
 # those that wait would take time from those that compute.
 os.environ["MPIR_CVAR_CH4_PROGRESS_THROTTLE"] = "1"
+os.environ["MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT"] = "64"
 
 DURATIONS = Path(__file__).parent / "durations.tsv"
 #: `make test-fast` leaves out tests that took more processor seconds than this when durations were recorded.

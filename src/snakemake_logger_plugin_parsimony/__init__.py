@@ -109,7 +109,7 @@ class LogHandler(LogHandlerBase):
             self._finish(told["job_id"], progress, now)
         elif event is None and said.startswith(INTERRUPT):
             self.interrupted = True
-        elif self.interrupted and record.levelno >= ERROR:
+        elif record.levelno >= ERROR and self._is_interrupted():
             # Jobs end because they were asked to: the closing line says so once.
             progress.jobs.pop(told.get("jobid", -1), None)
         elif event == LogEvent.JOB_ERROR:
@@ -121,6 +121,14 @@ class LogHandler(LogHandlerBase):
             self._say(self.format(record))
         elif event is None and (said.startswith(RETRY) or not (progress.planned or said.startswith(PREFACE))):
             self._say(said)
+
+    def _is_interrupted(self) -> bool:
+        """Whether jobs end because they were asked to. They may have, before Snakemake says that it ends them."""
+        if not self.interrupted:
+            from pipeline.operations.main_process import was_interrupted
+
+            self.interrupted = was_interrupted()
+        return self.interrupted
 
     def _begin(self, progress: "JobProgress") -> None:
         """Tell what is planned; keep the output of local jobs off the screen, since it goes to their logs."""

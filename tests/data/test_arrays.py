@@ -56,7 +56,7 @@ def test_a_single_channel_is_gray(tmp_path):
             {"train_labels": np.arange(5) % 2, "test_labels": np.full(2, 2)},
             "test_labels: class 2 has images to test on, and none to train on",
         ),
-        ({"train_labels": np.zeros(5, int), "test_labels": np.zeros(2, int)}, "there is 1 class;"),
+        ({"train_labels": np.zeros(5, int), "test_labels": np.zeros(2, int)}, "has 1 class;"),
     ],
 )
 def test_arrays_that_do_not_fit_are_one_line(tmp_path, change, words):

@@ -69,7 +69,7 @@ ARRAYS = [
     ({"train_labels": np.zeros(5)}, "train_labels holds float64"),
     ({"test_labels": np.array([0, -1])}, "test_labels, row 2: wanted a class from 0, found -1"),
     ({"test_labels": np.array([0, 10**12])}, "test_labels, row 2: wanted a class below 1,000,000"),
-    ({"train_labels": np.zeros(5, int), "test_labels": np.zeros(2, int)}, "there is 1 class;"),
+    ({"train_labels": np.zeros(5, int), "test_labels": np.zeros(2, int)}, "has 1 class;"),
     ({"classes": np.array(["a", "b"])}, "classes: labels reach 2, but only 2 classes are named"),
     ({"classes": np.array(["a", "b", "b"])}, "classes: the name 'b' occurs twice"),
     ({"classes": np.arange(3)}, "classes holds int64"),
@@ -221,5 +221,5 @@ def test_malformed_idx_files_are_one_line(folder, name, content, words):
 def test_idx_files_of_a_single_class_are_one_line(folder):
     for name, n in (("train_labels", 5), ("test_labels", 2)):
         (folder / NAMES[name]).write_bytes(header(n) + bytes(n))
-    with pytest.raises(ConfigError, match="there is 1 class;"):
+    with pytest.raises(ConfigError, match="has 1 class;"):
         load_idx(folder)

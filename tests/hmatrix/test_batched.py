@@ -80,7 +80,7 @@ def test_sums_of_one_color_never_meet(generator):
 
 def test_vectors_of_another_length_are_refused(generator):
     A = H2Matrix.from_kernel(generator.random((20, 2)), COVARIANCE)
-    with pytest.raises(ValueError, match=r"must have shape \(20,\)"):
+    with pytest.raises(ValueError, match=r"needs shape \(20,\)"):
         batched(A)(torch.ones(21))
 
 

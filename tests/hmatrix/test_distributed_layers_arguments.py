@@ -279,7 +279,7 @@ def test_what_needs_the_whole_surface_says_what_to_take_instead():
                     copied(value.test if copied is copy.copy and value is not layers else value)
 
     run_in_threads(2, refused)
-    with pytest.raises(TypeError, match=r"what DistributedLayerOperators\.of returns"):
+    with pytest.raises(TypeError, match=r"the result of DistributedLayerOperators\.of"):
         solve_distributed_scattering(LayerOperators(BALL, Helmholtz(K)), WAVE)
     with pytest.raises(ConfigError, match="waves need those of Helmholtz"):
         solve_distributed_scattering(layers_of(Serial(), kernel=LaplaceSingleLayer()), PlaneWave(0.0))

@@ -6,6 +6,7 @@ import logging
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console, Group
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import MockOutputSettings
 
+from pipeline.operations import main_process
 from pipeline.operations.live import lines, state
 from pipeline.operations.live.state import JobProgress, Phase, past_seconds, seconds_left
 from pipeline.operations.live.tail import last_lines, newest, refusal
@@ -307,15 +309,24 @@ def test_a_run_of_no_study_has_no_name_at_its_end(asked, capsys):
     assert lines_of(LogHandler(asked, None), records, capsys)[-1] == "1 of 1 job done in 0 s"
 
 
-def test_an_interrupt_is_one_line_whatever_the_jobs_die_of(asked, capsys):
+@pytest.mark.parametrize("snakemake_says_so_first", [True, False])
+def test_an_interrupt_is_one_line_whatever_the_jobs_die_of(
+    asked, capsys, monkeypatch, snakemake_says_so_first
+):
     interrupt = event(None, msg="Terminating processes on user request, this might take some time.")
+    monkeypatch.setattr(main_process, "_interruptions", [] if snakemake_says_so_first else [signal.SIGINT])
     failures = [
         event(LogEvent.JOB_ERROR, logging.ERROR, jobid=2, rule_name="train", log=["gone.txt"]),
         event(LogEvent.ERROR, logging.ERROR, "CalledProcessError: exit 75", exception="X"),
     ]
-    assert lines_of(LogHandler(asked, None), [*EVENTS[:5], interrupt, *failures], capsys)[-1:] == [
+    said = [interrupt, *failures] if snakemake_says_so_first else [*failures, interrupt]
+    assert lines_of(LogHandler(asked, None), [*EVENTS[:5], *said], capsys) == [
+        "2 jobs to do: 2 train",
+        "train a: started",
+        "train b: started",
+        "train a: done in 0 s, 1 of 2 jobs",
         "s: 1 of 2 jobs done when it was interrupted. Run the same command again to go on; trainings go on from "
-        "their last checkpoint."
+        "their last checkpoint.",
     ]
 
 

@@ -97,11 +97,12 @@ def checked_images(places: Mapping[str, str], found: Mapping[str, NDArray[Any]],
         if CLASSES not in found
         else _names(places[CLASSES], found[CLASSES])
     )
-    if len(classes) < max(n_classes, 2):
+    if len(classes) < 2:
         where = places[CLASSES if CLASSES in found else "train_labels"]
+        raise ConfigError(f"{where}: has {counted(len(classes), 'class', 'classes')}; wanted at least 2")
+    if len(classes) < n_classes:
         raise ConfigError(
-            f"{where}: labels reach {n_classes - 1}, but only {counted(len(classes), 'class is', 'classes are')} "
-            "named; wanted at least 2 classes, and a name for each"
+            f"{places[CLASSES]}: labels reach {n_classes - 1}, but only {len(classes)} classes are named; name each"
         )
     strange = np.setdiff1d(labels["test"], labels["train"])
     if len(strange):

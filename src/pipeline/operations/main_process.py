@@ -135,6 +135,7 @@ def _interrupt_once(signum: int, _frame: FrameType | None) -> None:
 
 def _interrupt_all(signum: int, frame: FrameType | None) -> None:
     """Interrupt the jobs of this machine too: a terminal's Ctrl-C reaches them by itself, SIGTERM does not."""
+    _interruptions.append(signum)  # before any job can fail by it
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error, OSError):
             if os.getpgid(process.pid) == os.getpgrp():
