@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -225,21 +226,34 @@ def messages(run: Run) -> None:
 
 
 def images_per_second(kind: str, n_processes: int, n_images: int) -> float:
-    """Total images per second of `n_processes`, each with `n_images` per step and one thread."""
+    """Total images per second of `n_processes` that train together, each with `n_images` per step and one thread."""
     command = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(n_processes), sys.executable]
     arguments = [_training_steps.__file__, kind, str(n_images), str(3 * WHOLE)]
     done = subprocess.run(command + arguments, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
+def images_per_second_apart(kind: str, n_images: int) -> float:
+    """Total images per second of two processes at once that know nothing of each other: what the machine allows."""
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(lambda _: images_per_second(kind, 1, n_images), range(2)))
+
+
 @bench.case("2 processes, 1024 images each")
 def two_processes(run: Run) -> None:
-    """Wall time of one process and two, in turns; K-FAC at the default intervals (5,5)."""
+    """Wall time of one process, of two together and of two apart, in turns; K-FAC at the default intervals (5,5)."""
     n_images = 64 if run.quick else BATCH
     for kind, part in (("kfac", "K-FAC"), ("sgd", "SGD")):
-        turns = [[images_per_second(kind, n, n_images) for n in (1, 2)] for _ in range(1 if run.quick else 5)]
-        one, two = (statistics.median(rates) for rates in zip(*turns, strict=True))
+        turns = [
+            [
+                *(images_per_second(kind, n, n_images) for n in (1, 2)),
+                images_per_second_apart(kind, n_images),
+            ]
+            for _ in range(1 if run.quick else 5)
+        ]
+        one, two, apart = (statistics.median(rates) for rates in zip(*turns, strict=True))
         run.record(RATE, ours=two, peer=one, peer_name="1 process", goal=Goal.ratio(1.8), part=part)
+        run.record(RATE, ours=apart, peer=one, peer_name="1 process", part=f"{part}, two that share nothing")
 
 
 def resnet_steps(device: torch.device, batch_size: int) -> tuple[Step, Step]:
