@@ -57,11 +57,11 @@ def test_a_share_of_the_samples_has_the_factors_of_a_batch_of_these_samples(buil
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(N, T, 4, generator=rng).double(), torch.randint(3, (N,), generator=rng)
     model = drawn(Sequences(build(batch_first=not steps_first), steps_first))
-    whole, half = x, x[: N // 2]
+    whole, half = x, x[::2]
     if steps_first:
         whole, half = whole.transpose(0, 1), half.transpose(0, 1)
     found = after_a_step(model, whole, y, replace(ALL, sample_fraction=0.5))
-    expected = after_a_step(model, half, y[: N // 2], ALL)
+    expected = after_a_step(model, half, y[::2], ALL)
     assert found.keys() == expected.keys()
     for name in found:
         if name.startswith("factor") and not name.endswith("/head"):

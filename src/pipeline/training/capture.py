@@ -23,7 +23,7 @@ from pipeline.training.hooks import (
 from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms
 from pipeline.training.passes import Call, Eigenbases, Key, Loss, Moments, Pass, Sums, Use, add
-from pipeline.training.sample_order import arrangement
+from pipeline.training.sample_order import arrangement, lacks_samples
 from pipeline.training.structures import KroneckerProduct, Structure, in_working_type, working_type
 from pipeline.training.uses import Fate, count_uses, fate_of_gradient, is_transformed, tensors_of
 
@@ -77,6 +77,7 @@ class Capture:
         self.evaluated = False
         self.differentiated = False
         self.partly_seen: set[str] = set()
+        self.without_samples: set[str] = set()
         self.watches_functions = layers.by_function
         self._layers = layers
         self._active = active
@@ -239,6 +240,7 @@ class Capture:
         self._shape = first or torch.Size()
         self._n_rows = None if first is None else first[self._turns and len(first) > 1]
         self._call = self._new_call()
+        self._call.n_inputs = self._n_rows
         self.begin(model, inputs)
 
     def leave(self, model: nn.Module, inputs: Sequence[Any], output: object = None) -> None:
@@ -305,6 +307,9 @@ class Capture:
         call = self._call or self._new_call()
         self.called.add(name)
         call.n_uses[name] = call.n_uses.get(name, 0) + 1
+        if n_samples is None and lacks_samples(structure, x, n_rows=self._n_rows, shape=self._shape):
+            self.without_samples.add(name)
+            return
         self._alone = n_samples is None and x.dim() < structure.n_dimensions
         arrange, certain = arrangement(
             structure,

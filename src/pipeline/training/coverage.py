@@ -25,7 +25,8 @@ class Coverage:
         preconditioned: Names of the layers whose gradients are rewritten.
         not_preconditioned: Names of the trained parameters that keep their gradients.
         reasons: Why a parameter keeps its gradient, by name, for those that one might expect to be preconditioned.
-        left: Layers that are not preconditioned because hooks do not see all uses of their weights.
+        left: Layers that are not preconditioned because hooks do not see all uses of their weights, or see them for all
+            samples together.
     """
 
     def __init__(
@@ -42,13 +43,18 @@ class Coverage:
         self._rank = communicator.rank
         self._differentiated = False
         self._proven: set[str] = set()  # layers of `left` that stay so, because functions were watched, too
+        self._without_samples: set[str] = (
+            set()
+        )  # those of `_proven` whose inputs are the same for all samples
         self._silent: set[str] = set()  # layers that a warning has named
         self._unseen: set[str] = set()  # layers of `_silent` that have still not been seen
         self._list()
 
     def update(self, capture: Capture, curvature: Curvature) -> None:
         """Update from the passes of a step; all processes must call it together."""
-        self._find_partly_seen(capture, curvature)
+        same, partly = curvature.in_any_process(capture.without_samples, capture.partly_seen)
+        self._find_without_samples(same)
+        self._find_partly_seen(partly, capture)
         self._find_silent(capture, curvature)
         capture.survey()  # a use may be switched on later
         if capture.differentiated and not self._differentiated and self._rank == 0:
@@ -61,17 +67,36 @@ class Coverage:
 
     def state(self) -> dict[str, list[str]]:
         """Return what a resumed run needs, as plain names."""
-        return {"left": sorted(self.left), "proven": sorted(self._proven)}
+        return {
+            "left": sorted(self.left),
+            "proven": sorted(self._proven),
+            "without_samples": sorted(self._without_samples),
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned; a state of an earlier version lacks it, and other entries are ignored."""
-        self.left, self._proven = (
-            {name for name in state.get(key, ()) if name in self._layers} for key in ("left", "proven")
+        self.left, self._proven, self._without_samples = (
+            {name for name in state.get(key, ()) if name in self._layers}
+            for key in ("left", "proven", "without_samples")
         )
         self._list()
 
-    def _find_partly_seen(self, capture: Capture, curvature: Curvature) -> None:
-        found = curvature.in_any_process(capture.partly_seen) - self._proven
+    def _find_without_samples(self, named: set[str]) -> None:
+        found = named - self._without_samples
+        if not found:
+            return
+        self._without_samples |= found
+        self._proven |= found
+        self._list()
+        if self._rank == 0:
+            warnings.warn(
+                f"K-FAC does not precondition layer {', '.join(sorted(found))}: {_SAME}, as those of an embedding of "
+                "positions; expand them to the batch to have its layer preconditioned",
+                stacklevel=6,
+            )
+
+    def _find_partly_seen(self, named: set[str], capture: Capture) -> None:
+        found = named - self._proven
         self.left = self._proven | found
         if not found:
             return
@@ -118,7 +143,11 @@ class Coverage:
         self.preconditioned = tuple(name for name in self._layers if name not in aside)
         covered = {id(p) for name in self.preconditioned for p in self._layers[name].parameters}
         self.not_preconditioned = tuple(name for name, p in self._weights.items() if id(p) not in covered)
-        for names, why in ((self._proven, _USED), (self._unseen, _UNSEEN)):
+        for names, why in (
+            (self._proven - self._without_samples, _USED),
+            (self._without_samples, _SAME),
+            (self._unseen, _UNSEEN),
+        ):
             of_them = {id(p) for name in names for p in self._layers[name].parameters}
             self.reasons |= {name: why for name, p in self._weights.items() if id(p) in of_them}
         named = set(self.not_preconditioned)
@@ -126,4 +155,5 @@ class Coverage:
 
 
 _UNSEEN = "no pass has come through its layer"
+_SAME = "its inputs are the same for all samples"
 _USED = "the network also uses its weight other than by calling the layer"

@@ -166,10 +166,10 @@ class Curvature:
         for name, (A, G) in self.bases.items():
             self.bases[name] = [Q.to(like) for Q in A], [Q.to(like) for Q in G]
 
-    def in_any_process(self, names: Set[str]) -> set[str]:
-        """Return the layers that at least one process names."""
-        flags = self._sum([float(name in names) for name in self._layers])
-        return {name for name, flag in zip(self._layers, flags, strict=True) if flag}
+    def in_any_process(self, *named: Set[str]) -> list[set[str]]:
+        """Return for each set of layers those that at least one process names; one message for all sets."""
+        flags = iter(self._sum([float(name in names) for names in named for name in self._layers]))
+        return [{name for name in self._layers if next(flags)} for _ in named]
 
     def natural(self, gradients: Mapping[str, Tensor], damping: float) -> dict[str, Tensor]:
         """Multiply the gradients of layers that are `ready` by their inverse Fisher matrices."""

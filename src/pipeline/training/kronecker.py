@@ -92,22 +92,32 @@ def second_moment(columns: Tensor, *, bias: bool) -> Tensor:
     return moment
 
 
-def normalization_moment(inputs: Tensor, gradients: Tensor, *, bias: bool) -> Tensor:
-    """Sum over samples the outer products of each unit's gradient with itself.
-
-    A normalization scales and shifts each unit by two numbers of its own; their Fisher matrix is 2 x 2, and
-    exact within the unit [3, section 3.3].
+def normalization_gradients(inputs: Tensor, gradients: Tensor) -> Tensor:
+    """Return the gradients of scale and shift of each unit by single samples.
 
     Args:
         inputs: Normalized inputs before scale and shift, shape (n, n_positions, n_units).
         gradients: Gradients at the outputs, of the same shape.
 
     Returns:
-        Shape (n_units, 2, 2) of (scale, shift); (n_units, 1, 1) without `bias`.
+        Shape (n, n_units, 2) of (scale, shift).
     """
-    scale = (inputs * gradients).sum(dim=1)
-    parts = torch.stack([scale, gradients.sum(dim=1)] if bias else [scale], dim=-1)
-    return torch.einsum("nui,nuj->uij", parts, parts)
+    return torch.stack([(inputs * gradients).sum(dim=1), gradients.sum(dim=1)], dim=-1)
+
+
+def normalization_moment(gradients: Tensor) -> Tensor:
+    """Sum over samples the outer products of each unit's gradient with itself.
+
+    A normalization scales and shifts each unit by two numbers of its own; their Fisher matrix is 2 x 2, and
+    exact within the unit [3, section 3.3].
+
+    Args:
+        gradients: Gradients by single samples, shape (n, n_units, k) for k trained numbers of each unit.
+
+    Returns:
+        Shape (n_units, k, k).
+    """
+    return torch.einsum("nui,nuj->uij", gradients, gradients)
 
 
 def occurrences(indices: Tensor, n_rows: int, dtype: torch.dtype) -> Tensor:

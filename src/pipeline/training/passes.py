@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.training.kronecker import rotated_second_moment
+from pipeline.training.kronecker import normalization_moment, rotated_second_moment
 from pipeline.training.loss_terms import Terms, learn_terms
 from pipeline.training.sample_order import Arrange, as_is, turned
 from pipeline.training.structures import (
@@ -20,6 +20,7 @@ from pipeline.training.structures import (
     Structure,
     UnitWise,
     in_working_type,
+    spread,
     working_type,
 )
 
@@ -52,12 +53,14 @@ class Call:
         n_uses: How often each layer was used.
         n_samples: The number of samples if functions have shown that steps come before samples, else None.
         n_rows: How many samples the network was called with; None if it is not known.
+        n_inputs: Length of the network's inputs, mostly the number of samples; None if it is not known.
     """
 
     inputs: dict[Key, Moments] = field(default_factory=dict)
     n_uses: dict[str, int] = field(default_factory=dict)
     n_samples: int | None = None
     n_rows: int | None = None
+    n_inputs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Use:
         structure: The structure of the layer.
         call: The call of the network.
         inputs: The inputs in the form that the moments of gradients need.
-        n: How many samples, the first ones, statistics are taken from.
+        n: How many samples, evenly spaced, statistics are taken from.
         n_rows: How many samples there are.
         arrange: Brings gradients into the form in which samples come first.
         rows: Rows of the weight that were applied; None where all were.
@@ -85,6 +88,26 @@ class Use:
     arrange: Arrange
     rows: slice | None = None
     certain: bool = True
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether the call used the layer more than once, and this use is of all samples of the call.
+
+        Other uses are taken for uses of other samples each, as where a network cuts its batch.
+        """
+        call = self.call
+        of_all = self.n_rows in (call.n_rows, call.n_inputs) or self.n_folded > 1
+        return of_all and call.n_uses.get(self.name, 0) > 1
+
+    @property
+    def n_folded(self) -> int:
+        """How many rows belong to each sample, where a network has folded positions into the samples, else 1.
+
+        Rows of a sample are taken to stand together, as `flatten(0, 1)` of samples and positions puts them.
+        """
+        n = self.call.n_inputs
+        folds = n and self.call.n_rows == n and self.n == self.n_rows and self.n_rows % n == 0
+        return self.n_rows // n if n and folds else 1
 
     def settled(self) -> "Use":
         """Return the use; a normalization's steps and samples are swapped if the call has shown later that they must
@@ -121,6 +144,10 @@ class Pass:
             call.
         sums: For each layer and call of the network, sums over the uses of each sample: of inputs, of output gradients,
             and how many uses.
+        units: For each normalization that a call of the network used several times, sums over these uses of the
+            gradients by single samples, by the number of samples.
+        columns: The same for layers with eigenbases: the layer, its bases, and the columns of inputs and of output
+            gradients of each use.
         terms: The terms of the loss, if they are known beforehand.
         call: Record of the layers that are called during the pass, as by checkpoints.
     """
@@ -137,6 +164,10 @@ class Pass:
     calls: dict[str, dict[Call, None]] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)
     sums: dict[tuple[str, Call], tuple[KroneckerProduct, Tensor, Tensor, int]] = field(default_factory=dict)
+    units: dict[tuple[str, Call, int], Tensor] = field(default_factory=dict)
+    columns: dict[
+        tuple[str, Call, int], tuple[tuple[list[Tensor], list[Tensor]], list[Tensor], list[Tensor]]
+    ] = field(default_factory=dict)
     terms: Terms | None = None
     call: Call = field(default_factory=Call)
 
@@ -177,7 +208,7 @@ class Pass:
         """
         use = use.settled()
         structure = use.structure
-        gradient = use.arrange(gradient)[: use.n].to(working_type(structure.parameters[0]))
+        gradient = spread(use.arrange(gradient), use.n).to(working_type(structure.parameters[0]))
         if use.rows is not None:  # the other rows of the weight have had no part in it
             before, after = use.rows.start, structure.parameters[0].shape[0] - use.rows.stop
             gradient = nn.functional.pad(gradient, (before, after))
@@ -189,13 +220,40 @@ class Pass:
             if reduced and isinstance(structure, KroneckerProduct):
                 self._add_sums(use, structure, gradient)
                 return
+            n_folded = use.n_folded
+            key = use.name, use.call, use.n // n_folded
+            if isinstance(structure, UnitWise) and (use.is_one_of_several or n_folded > 1):
+                own = structure.sample_gradients(use.inputs, gradient)
+                own = own.reshape(-1, n_folded, *own.shape[1:]).sum(dim=1) if n_folded > 1 else own
+                former = self.units.get(key)
+                self.units[key] = own if former is None else former + own
+                return
             for matrix, moment in structure.gradient_moments(use.inputs, gradient).items():
                 self.add_moment((use.name, matrix), moment, use.call)
             if use.name in bases:
                 assert isinstance(structure, KroneckerProduct)
-                columns = structure.with_ones(use.inputs), structure.gradients(gradient)
-                squares = rotated_second_moment(*columns, *bases[use.name], use.n)
+                n = use.n // n_folded
+                inputs = _unfolded(structure.with_ones(use.inputs), n, n_folded)
+                outputs = _unfolded(structure.gradients(gradient), n, n_folded)
+                if use.is_one_of_several:
+                    _, all_inputs, all_outputs = self.columns.setdefault(key, (bases[use.name], [], []))
+                    all_inputs.append(inputs)
+                    all_outputs.append(outputs)
+                    return
+                squares = rotated_second_moment(inputs, outputs, *bases[use.name], n)
                 self.add_moment((use.name, CORRECTION), squares, use.call)
+
+    @torch.no_grad()
+    def add_several(self) -> None:
+        """Add the moments of layers that a call used several times: gradients of a sample are summed over its uses."""
+        for (name, call, _), gradients in self.units.items():
+            with in_working_type(gradients.device):
+                self.add_moment((name, "U"), normalization_moment(gradients), call)
+        for (name, call, n), (bases, inputs, outputs) in self.columns.items():
+            with in_working_type(inputs[0].device):
+                columns = torch.cat(inputs, dim=-1), torch.cat(outputs, dim=-1)
+                self.add_moment((name, CORRECTION), rotated_second_moment(*columns, *bases, n), call)
+        self.units, self.columns = {}, {}
 
     def add_moment(self, key: Key, moment: Tensor, call: Call) -> None:
         """Add to the sum of a matrix over calls with as many samples as this one."""
@@ -291,6 +349,7 @@ class Sums:
                 add(self._inputs, (name, matrix), moment, inputs.shape[-1])
             for matrix, moment in structure.output_moments(gradients).items():
                 ended.add_moment((name, matrix), moment, call)
+        ended.add_several()
         n_samples = (
             ended.n_rows if ended.n_rows is not None else next(iter(ended.rows.values()), [0, 0, 0])[2]
         )
@@ -365,6 +424,13 @@ def add(sums: dict[Key, Moments], key: Key, moment: Tensor, n: float) -> None:
     sums[key] = (
         Moments(moment, n) if former is None else Moments(former.total.double().add_(moment), former.n + n)
     )
+
+
+def _unfolded(columns: Tensor, n: int, n_folded: int) -> Tensor:
+    """Bring columns of (positions, samples, folded rows) into the order (positions, folded rows, samples)."""
+    if n_folded == 1:
+        return columns
+    return columns.reshape(*columns.shape[:-1], -1, n, n_folded).mT.flatten(-3)
 
 
 def _learned(ended: Pass) -> Terms | None:

@@ -77,6 +77,11 @@ def detected(model: nn.Module) -> Communicator:
     return ProcessGroup(group) if dist.get_world_size(group) > 1 else Serial()
 
 
+def trains_together(model: nn.Module) -> bool:
+    """Whether a network is a `DistributedDataParallel`, perhaps compiled, so that all processes step together."""
+    return isinstance(_compiled(model) or model, DistributedDataParallel)
+
+
 def _compiled(model: nn.Module) -> nn.Module | None:
     """Return the network inside `torch.compile`, or None; importing the wrapper's class would load the compiler."""
     inner = model._modules.get("_orig_mod")

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConvergenceError
+from pipeline.runtime.communicator import Communicator, Serial
+from pipeline.training.processes import detected, trains_together
 
 SMOOTHING = 0.9  # weight of the past in the mean of losses
-RISE = 5.0  # typical deviations of a loss from this mean by which the mean may exceed its first value
-SETTLED = 10  # steps until the typical deviation is known
+RISE = 5.0  # typical deviations of a loss from this mean by which the mean may exceed its first values
+SETTLED = 10  # steps until the typical deviation is known, and the average is more than a few single losses
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,13 @@ def learning_rate_range_test(
 ) -> RangeTest:
     """Increase the rate geometrically from step to step and record the loss [1, section 3.3].
 
-    The test ends early if the average loss is not finite or, after the tenth step, exceeds the first one by five times
+    The test ends early if the average loss is not finite or, after the tenth step, exceeds the first ones by five times
     the typical deviation of a loss from the average; a constant that is added to the loss changes nothing. Network and
-    optimizer are restored at the end. All groups of parameters get the same rate.
+    optimizer are restored at the end. All groups of parameters get the same rate. The average of the first ten losses
+    shows hardly more than their own scatter: no rate among theirs is chosen, unless there are fewer than twenty steps.
+
+    With several processes, as of `DistributedDataParallel`, the losses are means over all processes, so that all find
+    the same rates.
 
     Args:
         model: The network, in training mode.
@@ -71,7 +77,9 @@ def learning_rate_range_test(
     rates: list[float] = []
     losses: list[float] = []
     deviations: list[float] = []
-    mean = 0.0
+    mean, first = 0.0, math.inf
+    together = trains_together(model) or hasattr(optimizer, "kfac")
+    communicator = detected(model) if together else Serial()
     try:
         for step in range(n_steps):
             lr = lowest * (highest / lowest) ** (step / (n_steps - 1))
@@ -79,13 +87,15 @@ def learning_rate_range_test(
                 group["lr"] = lr
             optimizer.zero_grad()
             loss = loss_of(step)
-            value = float(loss.detach())
+            value = _over_all(loss, communicator)
             mean = SMOOTHING * mean + (1 - SMOOTHING) * value
             average = mean / (1 - SMOOTHING ** (step + 1))
             deviations.append(abs(value - average))
             if not math.isfinite(average):
                 break
-            if step >= SETTLED and average > losses[0] + RISE * statistics.median(deviations):
+            if step == SETTLED:
+                first = statistics.median(losses)
+            if step >= SETTLED and average > first + RISE * statistics.median(deviations):
                 break
             rates.append(lr)
             losses.append(average)
@@ -105,12 +115,22 @@ def learning_rate_range_test(
         raise ConvergenceError(
             "the first loss of the range test is not finite; look for bad numbers in the batch"
         )
-    falls = [losses[i + 1] - losses[i] for i in range(len(losses) - 1)]
-    fastest = min(range(len(falls)), key=falls.__getitem__, default=None)
+    begin = SETTLED if len(losses) >= 2 * SETTLED else 0
+    falls = {i: losses[i + 1] - losses[i] for i in range(begin, len(losses) - 1)}
+    fastest = min(falls, key=falls.__getitem__, default=None)
     fell = fastest is not None and falls[fastest] < 0
+    lowest_loss = min(range(begin, len(losses)), key=losses.__getitem__)
     return RangeTest(
         tuple(rates),
         tuple(losses),
         rates[fastest] if fastest is not None and fell else None,
-        rates[losses.index(min(losses))],
+        rates[lowest_loss],
     )
+
+
+def _over_all(loss: Tensor, communicator: Communicator) -> float:
+    """Return the mean of a loss over all processes."""
+    value = loss.detach().double().reshape(1).clone()
+    if communicator.size > 1:
+        communicator.all_reduce(value)
+    return float(value) / communicator.size

@@ -1,11 +1,11 @@
 """Which dimension of a layer's inputs holds the samples: the first, or the second, after the steps of a sequence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.training.structures import Structure
+from pipeline.training.structures import LookUp, Structure
 
 Arrange = Callable[[Tensor], Tensor]
 
@@ -48,6 +48,28 @@ def arrangement(
     if has_positions and x.shape[1] == n_rows and likely:
         return turned, len(x) % n_rows != 0
     return as_is, False
+
+
+def lacks_samples(structure: Structure, x: Tensor, *, n_rows: int | None, shape: Sequence[int]) -> bool:
+    """Whether a layer's inputs are the same for all samples, as positions, relative positions and learned queries are.
+
+    The gradient at the layer's outputs is then a sum over the samples, from which those of single ones cannot be told.
+
+    Args:
+        structure: The structure of the layer.
+        x: The layer's inputs.
+        n_rows: Length of the network's inputs, mostly the number of samples; None if it is not known.
+        shape: Shape of the network's inputs.
+    """
+    if n_rows is None or n_rows < 2:
+        return False
+    if isinstance(x, nn.Parameter) or isinstance(x._base, nn.Parameter):
+        return x.stride(0) != 0 or len(x) != n_rows  # an expanded one has a copy for each sample
+    if not isinstance(structure, LookUp) or x.is_floating_point():
+        return False
+    steps = set(shape[:2]) - {n_rows}
+    same_for_all = x.dim() == 1 or (x.dim() == 2 and x.shape[0] == x.shape[1])
+    return x.numel() % n_rows != 0 or (same_for_all and len(x) in steps) or (x.dim() > 1 and len(x) == 1)
 
 
 def as_is(t: Tensor) -> Tensor:

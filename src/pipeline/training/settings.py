@@ -31,7 +31,7 @@ class KFACSettings:
             intervals.
         kl_clip: Bound on lr^2 u'g of a step, for the gradient g and the natural gradient u: about twice the step's KL
             divergence. Larger steps are scaled down; 0: no bound.
-        sample_fraction: Part of each batch that the factors are computed from.
+        sample_fraction: Part of each batch that the factors are computed from: samples in even distances.
         fisher: The gradients from which factors are computed. "empirical": those of the labels; "monte_carlo": those of
             one class per sample drawn from the network's own prediction.
         ekfac: Whether to correct the eigenvalues of the Kronecker product in its eigenbasis.

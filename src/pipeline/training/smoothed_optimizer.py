@@ -179,7 +179,12 @@ class SmoothedOptimizer(OuterOptimizer):
                 "the closure left no gradients of the optimizer's parameters: it must call backward on the loss, and "
                 "set gradients to zero before, not after"
             )
-        found = {name: (g.to_dense() if g.is_sparse else g) / scale for name, g in gradients.items()}
+        # What is maximized is worst where it is lowest.
+        turned = {id(p) for group in self.param_groups if group.get("maximize") for p in group["params"]}
+        found = {
+            name: (g.to_dense() if g.is_sparse else g) / (-scale if id(weights[name]) in turned else scale)
+            for name, g in gradients.items()
+        }
         if self._scaler is not None and not all(bool(g.isfinite().all()) for g in found.values()):
             return {}  # the scale is too large; the scaler will skip the step
         return smoothing.climb({name: weights[name].detach() for name in found}, found)

@@ -2,7 +2,7 @@
 
 from pipeline.training.structures.kronecker_product import Convolution, KroneckerProduct, Transposed
 from pipeline.training.structures.look_up import LookUp, TiedLookUp
-from pipeline.training.structures.structure import Structure, in_working_type, working_type
+from pipeline.training.structures.structure import Structure, in_working_type, spread, working_type
 from pipeline.training.structures.unit_wise import BatchNorm, InstanceNorm, UnitWise
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Transposed",
     "UnitWise",
     "in_working_type",
+    "spread",
     "working_type",
 ]

@@ -18,7 +18,7 @@ from pipeline.training.kronecker import (
     second_moment,
     split_damping,
 )
-from pipeline.training.structures.structure import Means, Shape, gradient_of, pieces
+from pipeline.training.structures.structure import Means, Shape, gradient_of, pieces, spread
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -78,7 +78,7 @@ class KroneckerProduct:
         return False
 
     def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
-        x = x[:n]
+        x = spread(x, n)
         if self.convolution is None:
             columns = linear_columns(x)
         else:

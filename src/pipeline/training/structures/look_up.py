@@ -11,7 +11,7 @@ from pipeline.training.kronecker import (
     second_moment,
     split_damping,
 )
-from pipeline.training.structures.structure import Means, Shape, gradient_of, working_type
+from pipeline.training.structures.structure import Means, Shape, gradient_of, spread, working_type
 
 
 @dataclass
@@ -48,7 +48,7 @@ class LookUp:
         return self.padding is not None
 
     def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
-        return x[:n].reshape(len(x[:n]), -1)
+        return spread(x, n).reshape(n, -1)
 
     def n_uses(self, inputs: Tensor) -> int:
         return inputs.numel() if self.padding is None else int((inputs != self.padding).sum())
@@ -108,7 +108,7 @@ class TiedLookUp(LookUp):
         return True
 
     def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
-        return linear_columns(x[:n]) if self.scores else super().inputs(x, n)
+        return linear_columns(spread(x, n)) if self.scores else super().inputs(x, n)
 
     def n_uses(self, inputs: Tensor) -> int:
         return inputs.shape[-1] if self.scores else super().n_uses(inputs)

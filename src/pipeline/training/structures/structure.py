@@ -75,6 +75,15 @@ class Structure(Protocol):
         """Multiply a gradient by these matrices."""
 
 
+def spread(x: Tensor, n: int) -> Tensor:
+    """Return n samples, evenly spaced: the first ones may be of one kind, as where real and drawn images are joined."""
+    if n == len(x):
+        return x
+    if n and len(x) % n == 0:
+        return x[:: len(x) // n]
+    return x[torch.arange(n, device=x.device) * len(x) // max(n, 1)]
+
+
 def working_type(parameter: Tensor) -> torch.dtype:
     """The type in which the curvature of a parameter is computed: at least float32."""
     return parameter.dtype if parameter.dtype.itemsize >= 4 else torch.float32

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.training.kronecker import (
-    normalization_moment,
-)
-from pipeline.training.structures.structure import Means, Shape, gradient_of, trained
+from pipeline.training.kronecker import normalization_gradients, normalization_moment
+from pipeline.training.structures.structure import Means, Shape, gradient_of, spread, trained
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
@@ -57,20 +55,20 @@ class UnitWise:
     def inputs(self, x: Tensor, n: int, output: Shape | None = None) -> Tensor:
         layer = self.layer
         if isinstance(layer, nn.LayerNorm):
-            return self._units(functional.layer_norm(x[:n], layer.normalized_shape, eps=layer.eps))
+            return self._units(functional.layer_norm(spread(x, n), layer.normalized_shape, eps=layer.eps))
         if isinstance(layer, nn.RMSNorm):
-            return self._units(functional.rms_norm(x[:n], layer.normalized_shape, eps=layer.eps))
+            return self._units(functional.rms_norm(spread(x, n), layer.normalized_shape, eps=layer.eps))
         if isinstance(layer, nn.GroupNorm):
-            return self._units(functional.group_norm(x[:n], layer.num_groups, eps=layer.eps))
+            return self._units(functional.group_norm(spread(x, n), layer.num_groups, eps=layer.eps))
         mean, variance = layer.running_mean, layer.running_var
         own = layer.training or mean is None
         statistics = (None, None) if own else (mean, variance)
         if isinstance(layer, InstanceNorm):
             return self._units(
-                functional.instance_norm(x[:n], *statistics, use_input_stats=own, eps=layer.eps)
+                functional.instance_norm(spread(x, n), *statistics, use_input_stats=own, eps=layer.eps)
             )
-        # Batch statistics are those of all samples, not only of the first `n`.
-        return self._units(functional.batch_norm(x, *statistics, training=own, eps=layer.eps)[:n])
+        # Batch statistics are those of all samples, not only of these.
+        return self._units(spread(functional.batch_norm(x, *statistics, training=own, eps=layer.eps), n))
 
     def n_uses(self, inputs: Tensor) -> int:
         return len(inputs) * inputs.shape[1]
@@ -79,10 +77,13 @@ class UnitWise:
         return {}
 
     def gradient_moments(self, inputs: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        moment = normalization_moment(inputs, self._units(gradient), bias=True)
+        return {"U": normalization_moment(self.sample_gradients(inputs, gradient))}
+
+    def sample_gradients(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        """Return the parameters' gradients by single samples, shape (n, n_units, n_parameters)."""
         scale, shift = self.layer.weight.requires_grad, len(self.parameters) - self.layer.weight.requires_grad
         kept = slice(0 if scale else 1, 2 if shift else 1)
-        return {"U": moment[:, kept, kept].contiguous()}
+        return normalization_gradients(inputs, self._units(gradient))[..., kept]
 
     def gradient(self) -> Tensor | None:
         if any(p.grad is None for p in self.parameters):
