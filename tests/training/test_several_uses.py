@@ -61,6 +61,21 @@ def test_a_normalization_s_matrix_is_that_of_single_samples_however_its_steps_ar
     torch.testing.assert_close(kfac.state_dict()["tensors"]["factor/U/norm"], expected)
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_an_empty_micro_batch_changes_nothing(norm):
+    torch.manual_seed(0)
+    model, found = Normalized("for all steps", norm(6)).double(), []
+    for sizes in ([N], [0, N]):
+        model.zero_grad()
+        kfac = KFAC(model, ALL)
+        for x, y in zip(X.split(sizes), Y.split(sizes), strict=True):
+            F.cross_entropy(model(x), y, reduction="sum").div(N).backward()
+        kfac.step(0.1)
+        found.append(kfac.state_dict()["tensors"]["factor/U/norm"])
+        kfac.remove()
+    torch.testing.assert_close(*found)
+
+
 class Halves(nn.Module):
     """A network that cuts its batch: each use has other samples."""
 

@@ -1,5 +1,6 @@
 """Normalizations: a matrix of two by two for each channel."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -107,5 +108,6 @@ class UnitWise:
     def _units(self, x: Tensor) -> Tensor:
         """Bring (n, ..., units) or (n, channels, ...) into the form (n, n_positions, n_units)."""
         if isinstance(self.layer, nn.LayerNorm | nn.RMSNorm):
-            return x.reshape(len(x), -1, self.layer.weight.numel())
+            n_units = self.layer.weight.numel()
+            return x.reshape(len(x), math.prod(x.shape[1:]) // n_units, n_units)  # of an empty batch, too
         return x.unsqueeze(-1).flatten(2).mT
