@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.runtime.communicator import Serial
-from pipeline.training import KFACOptimizer, KFACSettings
+from pipeline.training import KFACOptimizer, KFACSettings, learning_rate_range_test
 
 SETTINGS = KFACSettings(
     damping=1e-2, sample_fraction=1.0, factor_interval=2, inverse_interval=2, placement="replicate"
@@ -82,6 +82,26 @@ LOOPS = {
 }
 
 
+def found_rates(model, part, kind, **options):
+    """The rates that a range test finds, where each process has losses of its own."""
+    optimizer = kind(model, **options)
+
+    def loss(step):
+        x, y = batch(step, part)
+        return cross_entropy(model(x, False), y)
+
+    found = learning_rate_range_test(model, optimizer, loss, highest=1.0, n_steps=30)
+    return len(found.rates), found.steepest, found.largest
+
+
+def sgd(model, **_):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def kfac(model, **options):
+    return KFACOptimizer(model, lr=0.1, settings=SETTINGS, **options)
+
+
 def main():
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -98,6 +118,10 @@ def main():
         torch.testing.assert_close(
             flat(together), flat(alone), rtol=1e-12, atol=1e-14, msg=lambda text, name=name: f"{name}: {text}"
         )
+    for kind in (sgd, kfac):
+        together = found_rates(DistributedDataParallel(Branches(), **unused), HALVES[rank], kind)
+        if together != found_rates(Branches(), slice(None), kind, communicator=Serial()):
+            sys.exit(f"a range test of {kind.__name__} finds other rates on process {rank}")
     if rank == 0:
         print(f"{len(LOOPS)} loops agree with one process")
     dist.destroy_process_group()

@@ -22,9 +22,10 @@ from pipeline.training.hooks import (
 )
 from pipeline.training.layers import Layers
 from pipeline.training.loss_terms import Terms
-from pipeline.training.passes import Call, Eigenbases, Key, Loss, Moments, Pass, Sums, Use, add
+from pipeline.training.passes import Call, Eigenbases, Key, Loss, Moments, Pass, Use
 from pipeline.training.sample_order import arrangement, lacks_samples
 from pipeline.training.structures import KroneckerProduct, Structure, in_working_type, working_type
+from pipeline.training.sums import Sums, add
 from pipeline.training.uses import Fate, count_uses, fate_of_gradient, is_transformed, tensors_of
 
 
@@ -307,7 +308,8 @@ class Capture:
         call = self._call or self._new_call()
         self.called.add(name)
         call.n_uses[name] = call.n_uses.get(name, 0) + 1
-        if n_samples is None and lacks_samples(structure, x, n_rows=self._n_rows, shape=self._shape):
+        of_network = n_samples is None and self._call is not None
+        if of_network and lacks_samples(structure, x, n_rows=self._n_rows, shape=self._shape):
             self.without_samples.add(name)
             return
         self._alone = n_samples is None and x.dim() < structure.n_dimensions

@@ -43,9 +43,7 @@ class Coverage:
         self._rank = communicator.rank
         self._differentiated = False
         self._proven: set[str] = set()  # layers of `left` that stay so, because functions were watched, too
-        self._without_samples: set[str] = (
-            set()
-        )  # those of `_proven` whose inputs are the same for all samples
+        self._without_samples: set[str] = set()  # those of `_proven` with the same inputs for all samples
         self._silent: set[str] = set()  # layers that a warning has named
         self._unseen: set[str] = set()  # layers of `_silent` that have still not been seen
         self._list()

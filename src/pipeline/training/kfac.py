@@ -8,8 +8,8 @@
 
 Every `factor_interval` steps the moving averages of each layer's Kronecker factors are updated from the step's
 statistics; every `inverse_interval` steps the factors are inverted. The work is divided among modules: `capture` has
-the hooks, `passes` the statistics that they collect, `coverage` the layers that they miss, `curvature` the factors and
-their inverses, `intervals` the steps in which they are due, `damping` the rules of damping, `kronecker` and
+the hooks, `passes` and `sums` the statistics that they collect, `coverage` the layers that they miss, `curvature` the
+factors and their inverses, `intervals` the steps in which they are due, `damping` the rules of damping, `kronecker` and
 `structures` the mathematics, `layers` the kinds of layers, `exchange` the messages, and `assignment` the owners of the
 inversions.
 """
@@ -176,6 +176,11 @@ class KFAC:
             bases=self._curvature.bases,
             forgets=not self._sums_gradients,
         )
+
+    @property
+    def communicator(self) -> Communicator:
+        """The processes that train together."""
+        return self._communicator
 
     def look_again(self) -> None:
         """Find the layers again after some were unfrozen, added or replaced; all processes must call it together.

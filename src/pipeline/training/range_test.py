@@ -51,8 +51,8 @@ def learning_rate_range_test(
     optimizer are restored at the end. All groups of parameters get the same rate. The average of the first ten losses
     shows hardly more than their own scatter: no rate among theirs is chosen, unless there are fewer than twenty steps.
 
-    With several processes, as of `DistributedDataParallel`, the losses are means over all processes, so that all find
-    the same rates.
+    With the processes of a `DistributedDataParallel`, or of a `KFACOptimizer`, the losses are means over all, so that
+    all find the same rates.
 
     Args:
         model: The network, in training mode.
@@ -78,8 +78,8 @@ def learning_rate_range_test(
     losses: list[float] = []
     deviations: list[float] = []
     mean, first = 0.0, math.inf
-    together = trains_together(model) or hasattr(optimizer, "kfac")
-    communicator = detected(model) if together else Serial()
+    kfac = getattr(optimizer, "kfac", None)
+    communicator = kfac.communicator if kfac else detected(model) if trains_together(model) else Serial()
     try:
         for step in range(n_steps):
             lr = lowest * (highest / lowest) ** (step / (n_steps - 1))
@@ -108,7 +108,6 @@ def learning_rate_range_test(
         optimizer.zero_grad()
         model.load_state_dict(weights)
         optimizer.load_state_dict(state)
-        kfac = getattr(optimizer, "kfac", None)
         if kfac is not None:
             kfac.discard()
     if not losses:

@@ -1,4 +1,4 @@
-"""Which dimension of a layer's inputs holds the samples: the first, or the second, after the steps of a sequence."""
+"""Which dimension of a layer's inputs holds the samples: the first; the second, after the steps; or none."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
